@@ -1,0 +1,76 @@
+"""Everything that the services say to each other: one frozen pydantic model per event type (design §1).
+
+Producers build the models and cannot add unknown fields; consumers parse with `parse_event`, which ignores them, so
+that a rolling upgrade never stops a consumer. A breaking change is a new type name.
+"""
+
+from turnout_common.events.booking import (
+    BOOKING_EVENT_TYPES,
+    BookingEvent,
+    BookingEventType,
+    CancelReason,
+    ChainState,
+    ChainStatus,
+    EntityKind,
+    FactState,
+    IntentOutcome,
+    IntentState,
+)
+from turnout_common.events.envelope import Envelope, UnknownEventType, from_headers, parse_event
+from turnout_common.events.inbound import (
+    BookingItem,
+    BookingReference,
+    BookingTrigger,
+    ConsentItem,
+    Contact,
+    FactItem,
+    FactType,
+    InboundItem,
+    MessageItem,
+    MessageKind,
+    ReceiptItem,
+)
+from turnout_common.events.message import MessageEvent, MessageStatus
+from turnout_common.events.outbound import MessagePlanned, MessageTemplate, MessageWithdrawn, Queue
+from turnout_common.events.values import Actor, Channel, Currency, Key, Label, TenantId, WireModel
+
+__all__ = [
+    "BOOKING_EVENT_TYPES",
+    "Actor",
+    "BookingEvent",
+    "BookingEventType",
+    "BookingItem",
+    "BookingReference",
+    "BookingTrigger",
+    "CancelReason",
+    "ChainState",
+    "ChainStatus",
+    "Channel",
+    "ConsentItem",
+    "Contact",
+    "Currency",
+    "EntityKind",
+    "Envelope",
+    "FactItem",
+    "FactState",
+    "FactType",
+    "InboundItem",
+    "IntentOutcome",
+    "IntentState",
+    "Key",
+    "Label",
+    "MessageEvent",
+    "MessageItem",
+    "MessageKind",
+    "MessagePlanned",
+    "MessageStatus",
+    "MessageTemplate",
+    "MessageWithdrawn",
+    "Queue",
+    "ReceiptItem",
+    "TenantId",
+    "UnknownEventType",
+    "WireModel",
+    "from_headers",
+    "parse_event",
+]

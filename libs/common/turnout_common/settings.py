@@ -1,0 +1,54 @@
+"""Settings that every service shares; each service subclasses `ServiceSettings` with its own few.
+
+Source: environment variables with the prefix `TURNOUT_` (docs: `.env.example`, which is generated from these classes).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """What any service needs to start."""
+
+    model_config = SettingsConfigDict(env_prefix="TURNOUT_", extra="ignore", frozen=True)
+
+    env: Literal["development", "production"] = Field(
+        "production", description="`production` refuses weak settings at start; `development` is for loopback."
+    )
+    postgres_dsn: SecretStr = Field(description="DSN of this service's own role.")
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Bootstrap servers, host:port, comma-separated.")
+    http_host: str = Field("127.0.0.1", description="Address to listen on.")
+    http_port: int = Field(8600, ge=0, le=65535, description="Port to listen on.")
+    master_key: SecretStr | None = Field(None, description="Master key, 32 bytes in base64; or use the file.")
+    master_key_file: Path | None = Field(None, description="File that holds the master key in base64.")
+    topic_prefix: str = Field("", description="Put before topic and group names, to share one Kafka in tests.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    log_format: Literal["json", "console"] = Field("json", description="`console` is for people, `json` for machines.")
+    tenant_reload_seconds: float = Field(30.0, gt=0, description="How often tenant configuration is read again.")
+    recovery_age_seconds: float = Field(
+        120.0, gt=0, description="Age from which a record without `applied` counts as missing."
+    )
+    recovery_interval_seconds: float = Field(60.0, gt=0, description="How often the recovery check runs.")
+    recovery_republish_seconds: float = Field(
+        600.0, gt=0, description="A missing record is published again at most this often."
+    )
+    stall_exit_seconds: float = Field(
+        120.0, gt=0, description="Exit when lag grows and the position stands still for this long."
+    )
+
+    @property
+    def production(self) -> bool:
+        return self.env == "production"
+
+    def topic(self, name: str) -> str:
+        """The topic's name on the broker."""
+        return self.topic_prefix + name
+
+    def group(self, name: str) -> str:
+        """The consumer group's name on the broker."""
+        return f"{self.topic_prefix}{name}"
