@@ -1,0 +1,1 @@
+"""PostgreSQL and Apache Kafka from Python wheels and Maven jars: no Docker, no installed server."""
