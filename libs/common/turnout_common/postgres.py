@@ -14,7 +14,6 @@ from importlib.resources import files
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-
 #: What a handler is given: a connection of its own or one of a pool.
 Connection = asyncpg.Connection | PoolConnectionProxy
 
@@ -57,7 +56,10 @@ def load_queries(package: str, file: str = "queries.sql") -> dict[str, str]:
 async def connect(dsn: str, application_name: str) -> asyncpg.Connection:
     """One direct connection, for what must hold a session lock (the relay) or order its own commits (the inbox)."""
     return await asyncpg.connect(
-        dsn, timeout=5, command_timeout=60, server_settings={"application_name": application_name, **_KEEPALIVE}
+        dsn,
+        timeout=5,
+        command_timeout=60,
+        server_settings={"application_name": application_name, **_KEEPALIVE},
     )
 
 
@@ -79,8 +81,11 @@ async def tenant_transaction(
     pool: asyncpg.Pool, tenant_id: str, staff_id: str | None = None, *, readonly: bool = True
 ) -> AsyncIterator[Connection]:
     """A transaction that row-level security confines to one tenant (and one member of staff)."""
-    async with pool.acquire() as connection, connection.transaction(
-        isolation="repeatable_read" if readonly else "read_committed", readonly=readonly
+    async with (
+        pool.acquire() as connection,
+        connection.transaction(
+            isolation="repeatable_read" if readonly else "read_committed", readonly=readonly
+        ),
     ):
         await connection.execute(
             "SELECT set_config('turnout.tenant_id', $1, true), set_config('turnout.staff_id', $2, true)",

@@ -36,14 +36,18 @@ def read_master_key(value: str | None, file: Path | None) -> bytes:
     Raises SecretError when neither is set or the key is not 32 bytes.
     """
     if value is None and file is None:
-        raise SecretError("no master key: set TURNOUT_MASTER_KEY or TURNOUT_MASTER_KEY_FILE (32 bytes in base64)")
+        raise SecretError(
+            "no master key: set TURNOUT_MASTER_KEY or TURNOUT_MASTER_KEY_FILE (32 bytes in base64)"
+        )
     text = value if value is not None else Path(str(file)).read_text(encoding="ascii")
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except ValueError as error:
         raise SecretError("the master key is not base64; make one with `openssl rand -base64 32`") from error
     if len(key) != KEY_BYTES:
-        raise SecretError(f"the master key has {len(key)} bytes, not 32; make one with `openssl rand -base64 32`")
+        raise SecretError(
+            f"the master key has {len(key)} bytes, not 32; make one with `openssl rand -base64 32`"
+        )
     return key
 
 
@@ -103,11 +107,17 @@ class TenantKeys:
             raise SecretError("a sealed value has an unknown format")
         cipher = self._ciphers.get(int.from_bytes(sealed[1:3], "big"))
         if cipher is None:
-            raise SecretError(f"tenant {self.tenant_id!r} has no data key {int.from_bytes(sealed[1:3], 'big')}")
+            raise SecretError(
+                f"tenant {self.tenant_id!r} has no data key {int.from_bytes(sealed[1:3], 'big')}"
+            )
         try:
-            return cipher.decrypt(sealed[3 : 3 + NONCE_BYTES], sealed[3 + NONCE_BYTES :], self._context(purpose))
+            return cipher.decrypt(
+                sealed[3 : 3 + NONCE_BYTES], sealed[3 + NONCE_BYTES :], self._context(purpose)
+            )
         except InvalidTag as error:
-            raise SecretError("a sealed value does not open: other tenant or purpose, or it was changed") from error
+            raise SecretError(
+                "a sealed value does not open: other tenant or purpose, or it was changed"
+            ) from error
 
     def seal_text(self, purpose: str, plain: str) -> str:
         """As `seal`, text in and base64url out, for JSON."""

@@ -18,18 +18,29 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TURNOUT_", extra="ignore", frozen=True)
 
     env: Literal["development", "production"] = Field(
-        "production", description="`production` refuses weak settings at start; `development` is for loopback."
+        "production",
+        description="`production` refuses weak settings at start; `development` is for loopback.",
     )
     postgres_dsn: SecretStr = Field(description="DSN of this service's own role.")
-    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Bootstrap servers, host:port, comma-separated.")
+    kafka_bootstrap: str = Field(
+        "127.0.0.1:9092", description="Bootstrap servers, host:port, comma-separated."
+    )
     http_host: str = Field("127.0.0.1", description="Address to listen on.")
     http_port: int = Field(8600, ge=0, le=65535, description="Port to listen on.")
     master_key: SecretStr | None = Field(None, description="Master key, 32 bytes in base64; or use the file.")
     master_key_file: Path | None = Field(None, description="File that holds the master key in base64.")
-    topic_prefix: str = Field("", description="Put before topic and group names, to share one Kafka in tests.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
-    log_format: Literal["json", "console"] = Field("json", description="`console` is for people, `json` for machines.")
-    tenant_reload_seconds: float = Field(30.0, gt=0, description="How often tenant configuration is read again.")
+    topic_prefix: str = Field(
+        "", description="Put before topic and group names, to share one Kafka in tests."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="`console` is for people, `json` for machines."
+    )
+    tenant_reload_seconds: float = Field(
+        30.0, gt=0, description="How often tenant configuration is read again."
+    )
     recovery_age_seconds: float = Field(
         120.0, gt=0, description="Age from which a record without `applied` counts as missing."
     )

@@ -120,9 +120,7 @@ class FactState(WireModel):
 
     kind: Literal["fact"] = "fact"
     fact_id: UUID
-    fact: Literal[
-        "feedback", "inventory_count", "goods_sale", "shift", "payment", "refund", "admin"
-    ]
+    fact: Literal["feedback", "inventory_count", "goods_sale", "shift", "payment", "refund", "admin"]
     at: Instant
     channel: Channel
     staff_id: Key | None = None

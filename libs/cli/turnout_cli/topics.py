@@ -1,0 +1,35 @@
+"""Creates the topics of contracts/topics.yaml. Nothing else in the system creates one."""
+
+from __future__ import annotations
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from turnout_common.topics import load_topics
+
+
+async def create_topics(
+    bootstrap: str, prefix: str = "", replication: int = 1, partitions: int | None = None
+) -> list[str]:
+    """Creates what is missing and gives its names. Raises aiokafka's errors, with the topic's name, for all else."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="turnout-topics")
+    await admin.start()
+    try:
+        existing = set(await admin.list_topics())
+        wanted = [
+            NewTopic(
+                prefix + spec.name, partitions or spec.partitions, replication, topic_configs=spec.config
+            )
+            for spec in load_topics().values()
+            if prefix + spec.name not in existing
+        ]
+        if not wanted:
+            return []
+        answer = await admin.create_topics(wanted, timeout_ms=20_000)
+        for topic, code, *message in answer.topic_errors:  # type: ignore[attr-defined]
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise error(f"topic {topic}: {' '.join(str(part) for part in message if part)}")
+        return [topic.name for topic in wanted]
+    finally:
+        await admin.close()

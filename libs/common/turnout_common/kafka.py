@@ -1,0 +1,76 @@
+"""Kafka clients with the settings that lose nothing.
+
+FastStream's defaults lose data (libraries.md §3): the parser here never fails on a header or a body, acknowledging is
+manual, a new group starts at the earliest record and no topic is created by accident.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.kafka.message import KafkaMessage
+
+BATCH_RECORDS = 5000
+Parser = Callable[[tuple[ConsumerRecord[bytes, bytes], ...]], Awaitable[KafkaMessage]]
+
+
+def create_broker(bootstrap: str, client_id: str) -> KafkaBroker:
+    """A consuming broker; it publishes nothing, the relay does that from the outbox."""
+    return KafkaBroker(
+        bootstrap.split(","),
+        client_id=client_id,
+        ack_policy=AckPolicy.MANUAL,
+        allow_auto_create_topics=False,
+        apply_types=False,
+        graceful_timeout=15.0,
+        logger=None,
+    )
+
+
+def subscribe(broker: KafkaBroker, topic: str, group: str) -> Any:
+    """A batch subscriber on `topic` that hands over raw records and waits for its handler's `ack`."""
+    return broker.subscriber(
+        topic,
+        batch=True,
+        group_id=group,
+        ack_policy=AckPolicy.MANUAL,
+        auto_offset_reset="earliest",
+        max_records=BATCH_RECORDS,
+        batch_timeout_ms=200,
+        parser=parse_raw,
+        decoder=decode_raw,
+        session_timeout_ms=15_000,
+        heartbeat_interval_ms=3_000,
+    )
+
+
+async def parse_raw(records: tuple[ConsumerRecord[bytes, bytes], ...], original: Parser) -> KafkaMessage:
+    """The framework's message around the raw records; their headers are hidden from it, since it decodes them."""
+    message = await original(tuple(dataclasses.replace(record, headers=()) for record in records))
+    message.raw_message = records
+    return message
+
+
+async def decode_raw(message: KafkaMessage) -> Sequence[ConsumerRecord[bytes, bytes]]:
+    """The records as they are."""
+    return message.raw_message  # type: ignore[return-value]
+
+
+def create_producer(bootstrap: str, client_id: str) -> AIOKafkaProducer:
+    """An idempotent producer that waits for all replicas in sync."""
+    return AIOKafkaProducer(
+        bootstrap_servers=bootstrap.split(","),
+        client_id=client_id,
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=2,
+        max_batch_size=256 * 1024,
+        max_request_size=4 * 1024 * 1024,
+        request_timeout_ms=5_000,
+        retry_backoff_ms=100,
+    )

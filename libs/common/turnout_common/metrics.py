@@ -1,0 +1,46 @@
+"""Every Prometheus metric of the system, in one place: name, kind, unit, meaning."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+#: Records read but not yet applied, by topic and partition.
+CONSUMER_LAG = Gauge(
+    "turnout_consumer_lag_records", "Records read but not yet applied", ["topic", "partition"]
+)
+#: Records that a consumer finished with, by what became of them.
+RECORDS = Counter("turnout_records_total", "Records consumed, by outcome", ["topic", "outcome"])
+#: Batches whose transaction failed for a while and was tried again.
+BATCH_RETRIES = Counter(
+    "turnout_batch_retries_total", "Batches tried again after a transient failure", ["topic"]
+)
+#: Duplicates that `applied` absorbed.
+DUPLICATES = Counter("turnout_duplicate_records_total", "Records that had been applied before", ["topic"])
+#: Records that went to dead_letters, by tenant.
+DEAD_LETTERS = Counter("turnout_dead_letters_total", "Records dead-lettered", ["topic", "tenant_id"])
+#: Records that the recovery check published again.
+RECOVERED = Counter(
+    "turnout_recovered_total", "Records published again because a reader never applied them", ["watch"]
+)
+#: Records that the recovery check found missing and that are still missing.
+MISSING = Gauge("turnout_missing_records", "Records published but never applied", ["watch"])
+#: Records that the relay published.
+RELAYED = Counter("turnout_relayed_total", "Records published from the outbox", ["topic"])
+#: Relay rounds that failed and were rolled back.
+RELAY_FAILURES = Counter("turnout_relay_failures_total", "Relay rounds rolled back", ["relay"])
+#: Age of the oldest row in the outbox.
+OLDEST_UNPUBLISHED = Gauge("turnout_oldest_unpublished_seconds", "Age of the oldest outbox row", ["relay"])
+#: Webhooks answered, by channel and status code.
+WEBHOOKS = Counter("turnout_webhooks_total", "Webhooks answered", ["channel", "status"])
+#: Items by their fate; the fates add up to what was received.
+ITEMS = Counter("turnout_items_total", "Items received, by fate", ["channel", "fate"])
+#: Rows per commit of the inbox writer.
+COMMIT_ROWS = Histogram(
+    "turnout_inbox_commit_rows", "Items per inbox commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+#: Time from a webhook's acceptance to its effect in the KPIs.
+FRESHNESS = Histogram(
+    "turnout_freshness_seconds",
+    "Time from acceptance or event to its KPI",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
+)

@@ -1,0 +1,118 @@
+"""Read marks: per partition, the publish time up to which a consumer has read (design §2.6), and its lag.
+
+An idle partition is read until now. Written in the transaction of each batch, and every few seconds for idle
+partitions. Also the consumer's own liveness: lag that grows while the position stands still ends the process (§2.9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import asyncpg
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from turnout_common import metrics
+from turnout_common.clock import Clock, SystemClock
+from turnout_common.postgres import Connection, load_queries
+from turnout_common.settings import ServiceSettings
+
+log = structlog.get_logger()
+TICK_SECONDS = 2.0
+
+
+class Stalled(RuntimeError):
+    """There is work, database and broker answer, and yet nothing moves: only a restart helps."""
+
+
+class ReadMarks:
+    """The marks of one consumer on one topic."""
+
+    def __init__(
+        self,
+        schema: str,
+        topic: str,
+        pool: asyncpg.Pool,
+        settings: ServiceSettings,
+        consumer: Callable[[], AIOKafkaConsumer | None],
+        clock: Clock | None = None,
+    ) -> None:
+        self._sql = load_queries("turnout_common", "consumer.sql")["write_marks"].format(schema=schema)
+        self._topic = topic
+        self._pool = pool
+        self._stall_seconds = settings.stall_exit_seconds
+        self._consumer = consumer
+        self._clock = clock or SystemClock()
+        self._next: dict[TopicPartition, int] = {}
+        self._moved_at = monotonic()
+        self.lag = 0
+        self.polled_at = monotonic()
+
+    def done(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
+        """Notes that `records` are committed in Postgres."""
+        for record in records:
+            self._next[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        self._moved_at = monotonic()
+
+    async def write(self, connection: Connection, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
+        """Writes the marks that `records` give, in the caller's transaction."""
+        until: dict[int, int] = {}
+        for record in records:
+            until[record.partition] = max(until.get(record.partition, 0), record.timestamp)
+        times = [datetime.fromtimestamp(ms / 1000, UTC) for ms in until.values()]
+        await connection.execute(self._sql, self._topic, list(until), times)
+
+    async def run(self) -> None:
+        """Marks idle partitions for ever. Raises Stalled."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                await self._tick()
+            except (
+                KafkaError,
+                OSError,
+                TimeoutError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+            ) as error:
+                self._moved_at = monotonic()  # while database or broker do not answer nobody can move
+                log.debug("read marks wait", topic=self._topic, error=repr(error)[:200])
+
+    async def _tick(self) -> None:
+        consumer = self._consumer()
+        if consumer is None or not (assigned := consumer.assignment()):
+            self._moved_at = monotonic()
+            self.lag = 0
+            return
+        now = self._clock.now()
+        async with asyncio.timeout(10):
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(assigned)
+            behind = {tp: await self._behind(consumer, tp, end) for tp, end in ends.items()}
+        self.polled_at = monotonic()
+        self.lag = sum(behind.values())
+        for tp, lag in behind.items():
+            metrics.CONSUMER_LAG.labels(self._topic, tp.partition).set(lag)
+        idle = [tp.partition for tp, lag in behind.items() if lag == 0]
+        if idle:
+            await self._pool.execute(self._sql, self._topic, idle, [now] * len(idle))
+        if self.lag == 0:
+            self._moved_at = monotonic()
+        elif monotonic() - self._moved_at > self._stall_seconds:
+            raise Stalled(
+                f"{self._topic}: {self.lag} records wait and none was applied for {self._stall_seconds:.0f} s"
+            )
+
+    async def _behind(self, consumer: Any, partition: TopicPartition, end: int) -> int:
+        position = self._next.get(partition)
+        if position is None:
+            committed = await consumer.committed(partition)
+            if committed is None:
+                starts = await consumer.beginning_offsets([partition])
+                committed = starts[partition]
+            position = committed
+        return max(end - int(position), 0)

@@ -1,0 +1,55 @@
+"""Runs one service: its HTTP server and its loops live and die together.
+
+A loop that ends or raises ends the process with status 1, so that whoever supervises it starts it again; SIGTERM and
+SIGINT drain the HTTP server, stop the loops and exit 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from turnout_common.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+
+async def serve(
+    app: FastAPI | Any,
+    settings: ServiceSettings,
+    loops: dict[str, Coroutine[Any, Any, None]],
+    **uvicorn_options: Any,
+) -> int:
+    """Serves until a signal or until a loop fails; gives the exit status."""
+    options: dict[str, Any] = {
+        "host": settings.http_host,
+        "port": settings.http_port,
+        "log_config": None,
+        "access_log": False,
+        "timeout_graceful_shutdown": 10,
+        "lifespan": "off",
+        "server_header": False,
+    } | uvicorn_options
+    server = uvicorn.Server(uvicorn.Config(app, **options))
+    gc.freeze()  # what was imported lives for ever; the collector need not walk it
+    serving = asyncio.create_task(server.serve(), name="http")
+    tasks = {asyncio.create_task(loop, name=name) for name, loop in loops.items()}
+    done, _ = await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    failed = [task for task in done if task is not serving]
+    for task in failed:
+        error = task.exception()
+        log.error(
+            "a loop ended, the service stops to be restarted", loop=task.get_name(), error=repr(error)[:500]
+        )
+    server.should_exit = True
+    await asyncio.wait({serving})
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return 1 if failed or serving.exception() else 0
