@@ -44,14 +44,14 @@ def class_path(
     """All jars, verified; fetched first where the cache does not hold exactly the listed set."""
     wanted = read_list(jar_list)
     folder = (cache or user_cache()) / f"kafka-{KAFKA_VERSION}"
-    if folder.exists() and _wrong_files(folder, wanted):
+    if folder.exists() and wrong_files(folder, wanted):
         shutil.rmtree(folder)
     if not folder.exists():
         _fetch_set(folder, wanted, progress or (lambda _done, _total: None))
     return [folder / path for path in wanted]
 
 
-def _wrong_files(folder: Path, wanted: dict[str, str]) -> list[str]:
+def wrong_files(folder: Path, wanted: dict[str, str]) -> list[str]:
     """Listed files that are missing or differ, and jars that are not listed."""
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.jar")}
     differing = [path for path in wanted if path not in present or _sha256(folder / path) != wanted[path]]
@@ -66,7 +66,7 @@ def _sha256(path: Path) -> str:
 def _fetch_set(folder: Path, wanted: dict[str, str], progress: Progress) -> None:
     with _draft_beside(folder) as draft:
         _download(draft, list(wanted), progress)
-        if wrong := _wrong_files(draft, wanted):
+        if wrong := wrong_files(draft, wanted):
             raise EmbeddedError(
                 f"Kafka's jars from Maven Central differ from {JAR_LIST.name}: {', '.join(wrong)}. "
                 "Nothing was kept. A proxy may have changed them: check the network, then try again"

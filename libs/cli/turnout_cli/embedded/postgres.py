@@ -61,6 +61,8 @@ class EmbeddedPostgres:
         self.log_path = log_path or self.folder / "postgres.log"
         self._settings = {**_SETTINGS, **(settings or {})}
         self._process: asyncio.subprocess.Process | None = None
+        self.created = False
+        """Whether the last `start` found no data and made a new cluster."""
 
     @property
     def pid(self) -> int | None:
@@ -89,7 +91,8 @@ class EmbeddedPostgres:
         bin_dir = await asyncio.to_thread(placement.binaries, self._account)
         await asyncio.to_thread(self._clear_leftover)
         require_free_port(self.port, "Postgres")
-        if not self._data.exists():
+        self.created = not self._data.exists()
+        if self.created:
             await self._create_cluster(bin_dir)
         argv = [str(bin_dir / "postgres"), "-D", str(self._data), "-p", str(self.port)]
         for key, value in self._settings.items():

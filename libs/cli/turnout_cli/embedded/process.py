@@ -12,18 +12,24 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from turnout_cli.errors import CommandError
+
+_LOG_BYTES = 10 * 1024 * 1024
+_LOGS_KEPT = 3
+
 _PR_SET_PDEATHSIG = 1
 # Loaded before any fork: the child may not import or allocate much between fork and exec.
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class EmbeddedError(RuntimeError):
+class EmbeddedError(CommandError):
     """An embedded server could not be prepared, started or reached; the text says what to do."""
 
 
@@ -60,6 +66,7 @@ async def spawn(
     if account is not None:
         options |= {"user": account, "group": account, "extra_groups": []}
     log.parent.mkdir(parents=True, exist_ok=True)
+    rotate_log(log)
     with log.open("ab") as output:
         return await _spawn_into(output, argv, options)
 
@@ -120,14 +127,24 @@ def end_leftover(
         if marker not in process.cmdline():
             return False
         process.send_signal(stop_signal if os.name == "posix" else signal.SIGTERM)
-        process.wait(timeout_seconds)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
-    except psutil.TimeoutExpired as error:
-        raise EmbeddedError(f"process {pid} of an earlier run does not end; end it and try again") from error
-    except psutil.AccessDenied:
-        return False
+    if not ended_within(process, timeout_seconds):
+        raise EmbeddedError(f"process {pid} of an earlier run does not end; end it and try again")
     return True
+
+
+def ended_within(process: psutil.Process, seconds: float) -> bool:
+    """Whether the process ends in time. A zombie has ended: not every container has an init to reap it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def free_port() -> int:
@@ -156,6 +173,16 @@ def require_free_port(port: int, server: str) -> None:
             f"port {port} on 127.0.0.1, which {server} needs, is in use by another program; "
             f"end that program (`ss -ltnp 'sport = :{port}'` shows it) and try again"
         )
+
+
+def rotate_log(log: Path) -> None:
+    """Move a log that has grown large aside: x.log → x.log.1 → x.log.2 → x.log.3 → gone."""
+    if not log.exists() or log.stat().st_size < _LOG_BYTES:
+        return
+    kept = [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, _LOGS_KEPT + 1))]
+    for older, newer in zip(reversed(kept), list(reversed(kept))[1:], strict=False):
+        if newer.exists():
+            newer.replace(older)
 
 
 def tail(log: Path, lines: int = 20) -> str:
