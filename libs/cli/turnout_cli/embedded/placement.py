@@ -10,12 +10,16 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from turnout_cli.embedded.process import EmbeddedError
+
+if sys.platform != "win32":
+    import pwd
 
 NOBODY = 65534
 SHARED = Path("/var/lib/turnout")
@@ -24,6 +28,20 @@ SHARED = Path("/var/lib/turnout")
 def server_account() -> int | None:
     """The user to drop to, or None when we are no root and stay who we are."""
     return NOBODY if hasattr(os, "geteuid") and os.geteuid() == 0 else None
+
+
+def require_named_account(account: int | None) -> None:
+    """initdb looks its user up by number and fails where a container runs as a number alone."""
+    if sys.platform == "win32":
+        return
+    number = os.geteuid() if account is None else account
+    try:
+        pwd.getpwuid(number)
+    except KeyError as error:
+        raise EmbeddedError(
+            f"user id {number} has no name here, and Postgres needs one to create its data; "
+            f"add it to /etc/passwd (`useradd --uid {number} turnout`) or run as another user"
+        ) from error
 
 
 def reachable_by(path: Path, account: int) -> bool:

@@ -134,6 +134,7 @@ class EmbeddedPostgres:
             os.chown(path, self._account, self._account)
 
     async def _create_cluster(self, bin_dir: Path) -> None:
+        placement.require_named_account(self._account)
         self._write_password()
         # Under another name first: a killed initdb must not look like a finished one.
         draft = self.folder / "data.new"
