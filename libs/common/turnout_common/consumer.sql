@@ -34,6 +34,8 @@ WITH taken AS (
 DELETE FROM {schema}.applied a USING taken t WHERE a.record_id = t.record_id AND a.outcome = 'dead'
 
 -- name: write_marks
-INSERT INTO {schema}.read_marks AS m (topic, partition, read_until)
-SELECT $1, p, u FROM unnest($2::int[], $3::timestamptz[]) AS r(p, u) ORDER BY p
-ON CONFLICT (topic, partition) DO UPDATE SET read_until = greatest(m.read_until, excluded.read_until), written_at = now()
+-- $4 = how many partitions the topic has: the recovery check concludes nothing before all of them have a mark.
+INSERT INTO {schema}.read_marks AS m (topic, partition, read_until, partitions)
+SELECT $1, p, u, $4 FROM unnest($2::int[], $3::timestamptz[]) AS r(p, u) ORDER BY p
+ON CONFLICT (topic, partition) DO UPDATE
+SET read_until = greatest(m.read_until, excluded.read_until), partitions = excluded.partitions, written_at = now()

@@ -50,6 +50,7 @@ class ReadMarks:
         self._clock = clock or SystemClock()
         self._next: dict[TopicPartition, int] = {}
         self._moved_at = monotonic()
+        self._partitions = 0
         self.lag = 0
         self.polled_at = monotonic()
 
@@ -61,11 +62,13 @@ class ReadMarks:
 
     async def write(self, connection: Connection, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
         """Writes the marks that `records` give, in the caller's transaction."""
+        if not self._partitions and (consumer := self._consumer()):
+            self._partitions = len(consumer.partitions_for_topic(records[0].topic) or ())
         until: dict[int, int] = {}
         for record in records:
             until[record.partition] = max(until.get(record.partition, 0), record.timestamp)
         times = [datetime.fromtimestamp(ms / 1000, UTC) for ms in until.values()]
-        await connection.execute(self._sql, self._topic, list(until), times)
+        await connection.execute(self._sql, self._topic, list(until), times, self._partitions)
 
     async def run(self) -> None:
         """Marks idle partitions for ever. Raises Stalled."""
@@ -90,6 +93,7 @@ class ReadMarks:
             self.lag = 0
             return
         now = self._clock.now()
+        self._partitions = len(consumer.partitions_for_topic(next(iter(assigned)).topic) or ())
         async with asyncio.timeout(10):
             ends: dict[TopicPartition, int] = await consumer.end_offsets(assigned)
             behind = {tp: await self._behind(consumer, tp, end) for tp, end in ends.items()}
@@ -99,7 +103,7 @@ class ReadMarks:
             metrics.CONSUMER_LAG.labels(self._topic, tp.partition).set(lag)
         idle = [tp.partition for tp, lag in behind.items() if lag == 0]
         if idle:
-            await self._pool.execute(self._sql, self._topic, idle, [now] * len(idle))
+            await self._pool.execute(self._sql, self._topic, idle, [now] * len(idle), self._partitions)
         if self.lag == 0:
             self._moved_at = monotonic()
         elif monotonic() - self._moved_at > self._stall_seconds:

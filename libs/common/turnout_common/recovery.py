@@ -18,7 +18,6 @@ import structlog
 from turnout_common import metrics
 from turnout_common.postgres import Connection, load_queries
 from turnout_common.settings import ServiceSettings
-from turnout_common.topics import load_topics
 
 log = structlog.get_logger()
 SQL = load_queries("turnout_common", "recovery.sql")
@@ -59,7 +58,6 @@ class RecoveryCheck:
         self._pool = pool
         self._watches = watches
         self._after_commit = after_commit
-        self._partitions = {name: topic.partitions for name, topic in load_topics().items()}
         self.recovered = 0
 
     async def run(self) -> None:
@@ -96,9 +94,7 @@ class RecoveryCheck:
                 await connection.fetchval(sql["count_missing"], watch.name)
             )
             every = timedelta(seconds=self._settings.recovery_republish_seconds)
-            rows = await connection.fetch(
-                sql["due"], watch.name, watch.topic, self._partitions[watch.topic], age, every
-            )
+            rows = await connection.fetch(sql["due"], watch.name, watch.topic, age, every)
             if not rows:
                 return 0
             ids = [row["record_id"] for row in rows]

@@ -26,8 +26,8 @@ SELECT count(*) FROM {schema}.missing WHERE watch = $1
 -- Due once the reader has read, on every partition, past the time at which the record was certainly published.
 UPDATE {schema}.missing m SET republished_at = now(), attempts = m.attempts + 1
 WHERE m.watch = $1
-  AND (m.republished_at IS NULL OR m.republished_at < now() - $5::interval)
+  AND (m.republished_at IS NULL OR m.republished_at < now() - $4::interval)
   AND m.record_id IN (SELECT record_id FROM {schema}.missing WHERE watch = $1 ORDER BY found_at LIMIT 5000)
-  AND (SELECT CASE WHEN count(*) >= $3::int THEN min(read_until) END FROM {reader}.read_marks WHERE topic = $2)
-      >= greatest(m.found_at, m.republished_at) + $4::interval
+  AND (SELECT CASE WHEN count(*) >= max(partitions) THEN min(read_until) END FROM {reader}.read_marks WHERE topic = $2)
+      >= greatest(m.found_at, m.republished_at) + $3::interval
 RETURNING m.record_id

@@ -175,6 +175,7 @@ BEGIN
     topic text NOT NULL,
     partition int NOT NULL,
     read_until timestamptz NOT NULL,
+    partitions int NOT NULL,
     written_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (topic, partition)
   )$f$, schema_name);
@@ -201,7 +202,7 @@ BEGIN
   PERFORM platform.protect(format('%I.dead_letters', schema_name), role_name);
   FOREACH publisher IN ARRAY publishers LOOP
     PERFORM platform.let_read(format('%I.applied', schema_name), 'record_id, outcome', publisher);
-    PERFORM platform.let_read(format('%I.read_marks', schema_name), 'topic, partition, read_until', publisher);
+    PERFORM platform.let_read(format('%I.read_marks', schema_name), 'topic, partition, read_until, partitions', publisher);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION platform.add_consumer IS
