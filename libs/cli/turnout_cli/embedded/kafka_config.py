@@ -20,6 +20,9 @@ _FIXED: dict[str, str | int] = {
     "transaction.state.log.num.partitions": 4,
     "share.coordinator.state.topic.replication.factor": 1,
     "share.coordinator.state.topic.min.isr": 1,
+    # After a kill the restarted broker waits this long for its own former session to end (default 9 s).
+    "broker.session.timeout.ms": 4_000,
+    "broker.heartbeat.interval.ms": 500,
     "group.initial.rebalance.delay.ms": 0,
     "auto.create.topics.enable": "false",
     "log.retention.bytes": 256 * _MIB,

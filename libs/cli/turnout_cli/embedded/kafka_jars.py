@@ -19,6 +19,7 @@ from turnout_cli.embedded.process import EmbeddedError
 
 KAFKA_VERSION = "4.3.1"
 JAR_LIST = Path(__file__).with_name("kafka-jars.sha256")
+MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 _ATTEMPTS = 3
 _PARALLEL = 6
 
@@ -30,6 +31,11 @@ def user_cache() -> Path:
     """The cache of this user: XDG_CACHE_HOME where set, else ~/.cache (Windows: LOCALAPPDATA)."""
     base = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
     return (Path(base) if base else Path.home() / ".cache") / "turnout"
+
+
+def maven_repository() -> str:
+    """Maven Central, or a mirror of it: TURNOUT_MAVEN_REPOSITORY. The hashes are the same for both."""
+    return os.environ.get("TURNOUT_MAVEN_REPOSITORY") or MAVEN_CENTRAL
 
 
 def read_list(jar_list: Path = JAR_LIST) -> dict[str, str]:
@@ -68,7 +74,7 @@ def _fetch_set(folder: Path, wanted: dict[str, str], progress: Progress) -> None
         _download(draft, list(wanted), progress)
         if wrong := wrong_files(draft, wanted):
             raise EmbeddedError(
-                f"Kafka's jars from Maven Central differ from {JAR_LIST.name}: {', '.join(wrong)}. "
+                f"Kafka's jars from {maven_repository()} differ from {JAR_LIST.name}: {', '.join(wrong)}. "
                 "Nothing was kept. A proxy may have changed them: check the network, then try again"
             )
         try:
@@ -105,7 +111,7 @@ def _fetch(draft: Path, path: str) -> None:
 
     *group, artifact, version, _file = PurePosixPath(path).parts
     for attempt in range(1, _ATTEMPTS + 1):
-        maven = MavenContext(repo_cache=draft, timeout=30)
+        maven = MavenContext(repo_cache=draft, remote_repos={"central": maven_repository()}, timeout=30)
         try:
             maven.project(".".join(group), artifact).at_version(version).artifact().resolve()
             return
@@ -113,6 +119,6 @@ def _fetch(draft: Path, path: str) -> None:
             (draft / path).unlink(missing_ok=True)  # jgo takes half a file for a whole one
             if attempt == _ATTEMPTS:
                 raise EmbeddedError(
-                    f"{path} could not be fetched from Maven Central ({error}); "
-                    "the first start needs the network, or HTTPS_PROXY where there is a proxy"
+                    f"{path} could not be fetched from {maven_repository()} ({error}); the first start needs the "
+                    "network; set HTTPS_PROXY for a proxy, TURNOUT_MAVEN_REPOSITORY for a mirror"
                 ) from error
