@@ -20,6 +20,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
@@ -146,20 +147,28 @@ class BatchConsumer:
 
     async def _consume(self, message: KafkaMessage) -> None:
         records: Sequence[Raw] = message.raw_message  # type: ignore[assignment]
+        started = monotonic()
         try:
-            started = monotonic()
             await self.process(records)
-            await message.ack()
-        except PoisonFlood as error:
-            log.error("consumer stops", topic=self.topic, reason=str(error))
+        except Exception as error:
+            log.error(
+                "consumer stops, the batch is not passed over", topic=self.topic, error=repr(error)[:500]
+            )
             if not self.fatal.done():
                 self.fatal.set_exception(error)
             await (
                 asyncio.Event().wait()
             )  # nothing after this batch may be read, or a later ack would pass over it
-        else:
-            took = round(monotonic() - started, 3)
-            log.debug("batch done", topic=self.topic, records=len(records), seconds=took)
+        try:
+            await message.ack()
+        except KafkaError as error:
+            # The effect is in Postgres: what Kafka delivers again is absorbed by `applied`.
+            log.warning(
+                "offsets not committed, records will come again", topic=self.topic, error=repr(error)[:200]
+            )
+        log.debug(
+            "batch done", topic=self.topic, records=len(records), seconds=round(monotonic() - started, 3)
+        )
 
     async def process(self, records: Sequence[Raw]) -> None:
         """Applies `records` once each and writes their marks; returns when all of it is committed."""

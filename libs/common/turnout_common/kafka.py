@@ -7,7 +7,8 @@ manual, a new group starts at the earliest record and no topic is created by acc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord
@@ -28,7 +29,7 @@ def create_broker(bootstrap: str, client_id: str) -> KafkaBroker:
         allow_auto_create_topics=False,
         apply_types=False,
         graceful_timeout=15.0,
-        logger=None,
+        logger=logging.getLogger("turnout.kafka"),
     )
 
 
@@ -56,9 +57,9 @@ async def parse_raw(records: tuple[ConsumerRecord[bytes, bytes], ...], original:
     return message
 
 
-async def decode_raw(message: KafkaMessage) -> Sequence[ConsumerRecord[bytes, bytes]]:
-    """The records as they are."""
-    return message.raw_message  # type: ignore[return-value]
+async def decode_raw(message: KafkaMessage) -> KafkaMessage:
+    """The message itself: the handler reads its raw records."""
+    return message
 
 
 def create_producer(bootstrap: str, client_id: str) -> AIOKafkaProducer:

@@ -56,6 +56,7 @@ class Relay:
         self._locked = False
         self._producer: AIOKafkaProducer | None = None
         self.published = 0
+        self.failures = 0
 
     def wake(self) -> None:
         self._wakened.set()
@@ -70,6 +71,7 @@ class Relay:
                     failures = 0
                 except Exception as error:
                     failures += 1
+                    self.failures += 1
                     metrics.RELAY_FAILURES.labels(self._service).inc()
                     log.warning(
                         "relay rolled back, nothing is lost", error=repr(error)[:300], failures=failures
@@ -101,10 +103,9 @@ class Relay:
 
     async def _publish(self, rows: Sequence[Any]) -> None:
         if self._producer is None:
-            producer = create_producer(self._settings.kafka_bootstrap, f"turnout-{self._service}-relay")
+            self._producer = create_producer(self._settings.kafka_bootstrap, f"turnout-{self._service}-relay")
             async with asyncio.timeout(ACK_SECONDS):
-                await producer.start()
-            self._producer = producer
+                await self._producer.start()
         async with asyncio.timeout(ACK_SECONDS):
             sent = [await self._producer.send(**self._record(row)) for row in rows]
             await asyncio.gather(*sent)

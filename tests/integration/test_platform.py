@@ -1,0 +1,185 @@
+"""Schema platform: who may read what, tokens, tenants in memory; and every shared query prepares."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from tests.conftest import MASTER_KEY
+from tests.infrastructure import ROLE_PASSWORD, ROLES, Database, Infrastructure, new_database
+from tests.integration.probe import add_probe_schema
+from turnout_cli.migrate import migrate
+from turnout_common import consumer, recovery, relay, tenants
+from turnout_common.postgres import create_pool
+from turnout_common.security import SecretError
+from turnout_common.tenants import (
+    TenantDirectory,
+    authenticate,
+    create_api_token,
+    set_channel,
+    set_tenant_status,
+)
+
+#: What each role may SELECT in schema platform; nothing else is granted to anybody.
+READABLE = {
+    "ingest": {"tenants", "data_keys", "channels", "channel_secrets"},
+    "booking": {"tenants", "data_keys", "channels"},
+    "sender": {"tenants", "data_keys", "channels"},
+    "rollup": {"tenants"},
+    "kpi": {"tenants"},
+    "platform": {"tenants", "data_keys", "channels", "channel_secrets", "api_tokens", "audit_log"},
+    "maintenance": {"tenants", "data_keys", "channels"},
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_role_reads_only_its_own_part_of_the_platform(database: Database, role: str) -> None:
+    connection = await asyncpg.connect(database.admin_dsn)
+    rows = await connection.fetch(
+        "SELECT relname, has_table_privilege('turnout_' || $1, oid, 'SELECT') AS may FROM pg_class "
+        "WHERE relnamespace = 'platform'::regnamespace AND relkind = 'r' AND relname <> 'schema_migrations'",
+        role,
+    )
+    await connection.close()
+
+    assert {row["relname"] for row in rows if row["may"]} == READABLE[role]
+
+
+async def test_every_table_has_forced_row_level_security_and_an_owner_that_is_no_superuser(
+    database: Database,
+) -> None:
+    connection = await asyncpg.connect(database.admin_dsn)
+    rows = await connection.fetch(
+        """SELECT c.oid::regclass::text AS name, c.relforcerowsecurity AS forced, r.rolsuper AS superuser
+        FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> 'schema_migrations'
+          AND n.nspname IN ('platform', 'ingest', 'booking', 'sender', 'rollup')"""
+    )
+    await connection.close()
+
+    assert len(rows) > 5
+    assert [row["name"] for row in rows if not row["forced"] or row["superuser"]] == []
+
+
+async def test_service_roles_have_timeouts_and_maintenance_has_none(database: Database) -> None:
+    wanted = {
+        "lock_timeout": "5s",
+        "transaction_timeout": "30s",
+        "idle_in_transaction_session_timeout": "10s",
+    }
+    for role in ROLES:
+        connection = await asyncpg.connect(database.dsn(role))
+        found = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in wanted}
+        await connection.close()
+
+        assert found == (dict.fromkeys(wanted, "0") if role == "maintenance" else wanted), role
+
+
+async def test_commits_wait_for_the_disk(database: Database, infrastructure: Infrastructure) -> None:
+    connection = await asyncpg.connect(database.dsn("ingest"))
+    settings = [
+        await connection.fetchval("SELECT current_setting($1)", s) for s in ("fsync", "synchronous_commit")
+    ]
+    await connection.close()
+
+    assert settings == ["on", "on"], infrastructure.backend
+
+
+async def test_migration_run_twice_at_once_applies_each_version_once(infrastructure: Infrastructure) -> None:
+    async with new_database(infrastructure.postgres) as created:
+        again = await migrate(created.admin_dsn, {"turnout_ingest": ROLE_PASSWORD})
+
+    assert again == []
+
+
+async def test_directory_opens_secrets_for_ingest_and_not_for_rollup(
+    database: Database, tenant_id: str
+) -> None:
+    platform = await asyncpg.connect(database.dsn("platform"))
+    await set_channel(platform, MASTER_KEY, tenant_id, "calcom", secret="s3cret", api_token="token")
+    await platform.close()
+    found = {}
+    for role in ("ingest", "sender", "rollup"):
+        pool = await create_pool(database.dsn(role), "test")
+        directory = TenantDirectory(pool, MASTER_KEY)
+        await directory.reload()
+        found[role] = directory.get(tenant_id)
+        await pool.close()
+
+    ingest, sender, rollup = found["ingest"], found["sender"], found["rollup"]
+    assert ingest is not None and sender is not None and rollup is not None
+    assert ingest.channels["calcom"].secrets == ("s3cret",)
+    assert (sender.channels["calcom"].secrets, sender.channels["calcom"].api_token) == ((), "token")
+    assert (rollup.channels, rollup.keys) == ({}, None)
+
+
+async def test_wrong_master_key_is_told_and_the_last_configuration_stays(
+    database: Database, tenant_id: str
+) -> None:
+    pool = await create_pool(database.dsn("ingest"), "test")
+    wrong = TenantDirectory(pool, b"\x01" * 32)
+
+    with pytest.raises(SecretError, match="TURNOUT_MASTER_KEY"):
+        await wrong.reload()
+    await pool.close()
+
+
+async def test_suspended_tenant_is_not_active(database: Database, tenant_id: str) -> None:
+    platform = await asyncpg.connect(database.dsn("platform"))
+    await set_tenant_status(platform, tenant_id, "suspended")
+    await platform.close()
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY)
+    await directory.reload()
+    await pool.close()
+
+    tenant = directory.get(tenant_id)
+    assert tenant is not None
+    assert not tenant.active
+
+
+async def test_token_leads_to_its_tenant_and_a_guess_leads_nowhere(
+    database: Database, tenant_id: str
+) -> None:
+    platform = await asyncpg.connect(database.dsn("platform"))
+    token = await create_api_token(platform, tenant_id, "staff", staff_id="anna")
+    await platform.close()
+    kpi = await asyncpg.connect(database.dsn("kpi"))
+    principal, nobody = await authenticate(kpi, token), await authenticate(kpi, token + "x")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await kpi.fetch("SELECT * FROM platform.api_tokens")
+    await kpi.close()
+
+    assert principal is not None
+    assert (principal.tenant_id, principal.scope, principal.staff_id) == (tenant_id, "staff", "anna")
+    assert nobody is None
+
+
+async def test_kpi_role_sees_only_the_tenant_of_its_transaction(database: Database, tenant_id: str) -> None:
+    kpi = await asyncpg.connect(database.dsn("kpi"))
+    before = await kpi.fetchval("SELECT count(*) FROM platform.tenants")
+    async with kpi.transaction():
+        await kpi.execute("SELECT set_config('turnout.tenant_id', $1, true)", tenant_id)
+        inside = [row["tenant_id"] for row in await kpi.fetch("SELECT tenant_id FROM platform.tenants")]
+    after = await kpi.fetchval("SELECT count(*) FROM platform.tenants")
+    await kpi.close()
+
+    assert (before, inside, after) == (0, [tenant_id], 0)
+
+
+async def test_every_shared_query_prepares(database: Database) -> None:
+    await add_probe_schema(database)
+    connection = await asyncpg.connect(database.admin_dsn)
+    queries = {
+        f"{module.__name__}.{name}": text.format(schema="probe", reader="probe")
+        for module in (consumer, recovery, relay, tenants)
+        for name, text in module.SQL.items()
+    }
+    for name, text in queries.items():
+        try:
+            await connection.prepare(text)
+        except asyncpg.PostgresError as error:
+            pytest.fail(f"{name}: {error}")
+    await connection.close()
+
+    assert len(queries) > 20
