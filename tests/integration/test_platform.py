@@ -171,7 +171,7 @@ async def test_every_shared_query_prepares(database: Database) -> None:
     await add_probe_schema(database)
     connection = await asyncpg.connect(database.admin_dsn)
     queries = {
-        f"{module.__name__}.{name}": text.format(schema="probe", reader="probe")
+        f"{module.__name__}.{name}": text.replace("{schema}", "probe").replace("{reader}", "probe")
         for module in (consumer, recovery, relay, tenants)
         for name, text in module.SQL.items()
     }
