@@ -12,8 +12,9 @@ import asyncpg
 import psutil
 import pytest
 
+from turnout_cli.embedded.placement import server_account
 from turnout_cli.embedded.postgres import EmbeddedPostgres
-from turnout_cli.embedded.process import EmbeddedError, free_port
+from turnout_cli.embedded.process import EmbeddedError, free_port, spawn
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +57,20 @@ async def test_what_is_committed_outlives_a_killed_server(server: EmbeddedPostgr
 
 
 async def test_a_pid_file_that_names_another_process_does_not_prevent_the_start(
-    server: EmbeddedPostgres,
+    server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     await server.stop()
-    stale = server.folder / "data/postmaster.pid"
-    stale.write_text(f"{os.getpid()}\n{server.folder / 'data'}\n")
+    # Of the server's own user: Postgres takes the pid of such a process for a server that runs.
+    stranger = await spawn(["/bin/sleep", "60"], log=tmp_path / "log", account=server_account())
+    (server.folder / "data/postmaster.pid").write_text(f"{stranger.pid}\n{server.folder / 'data'}\n")
+    try:
+        await server.start()
 
-    await server.start()
-
-    assert await query(server, "SELECT 1") == 1
+        assert await query(server, "SELECT 1") == 1
+        assert stranger.returncode is None
+    finally:
+        stranger.kill()
+        await stranger.wait()
 
 
 async def test_a_server_that_an_earlier_run_left_behind_is_replaced(server: EmbeddedPostgres) -> None:
