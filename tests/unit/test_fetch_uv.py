@@ -7,14 +7,19 @@ import importlib.util
 import io
 import json
 import os
+import threading
 import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-FILES = [
-    {"filename": f"uv-0.13.9-py3-none-{tag}.whl"}
+FILES: list[dict[str, Any]] = [
+    {"filename": f"uv-{version}-py3-none-{tag}.whl", "yanked": version == "0.14.0"}
+    for version in ("0.9.30", "0.13.9", "0.14.0", "0.2.1")
     for tag in (
         "macosx_10_12_x86_64",
         "macosx_11_0_arm64",
@@ -44,14 +49,17 @@ def fetch_uv() -> ModuleType:
         ("Linux", "x86_64", "glibc", "manylinux_2_17_x86_64"),
         ("Linux", "aarch64", "glibc", "manylinux_2_17_aarch64"),
         ("Linux", "x86_64", "", "musllinux_1_1_x86_64"),
+        ("Linux", "aarch64", "", "manylinux_2_17_aarch64"),
         ("Darwin", "arm64", "", "macosx_11_0_arm64"),
         ("Darwin", "x86_64", "", "macosx_10_12_x86_64"),
     ],
 )
-def test_the_wheel_fits_the_platform(
+def test_the_newest_wheel_that_fits_the_platform_is_chosen(
     fetch_uv: ModuleType, system: str, machine: str, libc: str, tag: str
 ) -> None:
-    assert tag in fetch_uv.choose(FILES, system, machine, libc)["filename"]
+    chosen = fetch_uv.choose(FILES, system, machine, libc)["filename"]
+
+    assert chosen.startswith(f"uv-0.13.9-py3-none-{tag}")
 
 
 def test_an_unknown_platform_is_explained(fetch_uv: ModuleType) -> None:
@@ -59,36 +67,48 @@ def test_an_unknown_platform_is_explained(fetch_uv: ModuleType) -> None:
         fetch_uv.choose(FILES, "Linux", "riscv64", "glibc")
 
 
-def publish(folder: Path, digest: str | None = None) -> str:
-    """An index of our own with one wheel for every platform; returns its address."""
+class Index(SimpleHTTPRequestHandler):
+    """Serves the wheel, and the page `uv/` as PyPI does, with an address relative to the page."""
+
+    wheel = b""
+    digest = ""
+
+    def do_GET(self) -> None:
+        files = [entry | {"url": "../files/uv.whl", "hashes": {"sha256": self.digest}} for entry in FILES]
+        body = self.wheel if self.path == "/files/uv.whl" else json.dumps({"files": files}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def index() -> Iterator[str]:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as wheel:
         wheel.writestr("uv-1.data/scripts/uv", "#!/bin/sh\necho uv 1.0\n")
-    urls = []
-    for entry in FILES:
-        (folder / entry["filename"]).write_bytes(content.getvalue())
-        sha256 = digest or hashlib.sha256(content.getvalue()).hexdigest()
-        urls.append(entry | {"url": (folder / entry["filename"]).as_uri(), "digests": {"sha256": sha256}})
-    (folder / "index.json").write_text(json.dumps({"urls": urls}))
-    return (folder / "index.json").as_uri()
+    Index.wheel = content.getvalue()
+    Index.digest = hashlib.sha256(Index.wheel).hexdigest()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
-def test_uv_is_fetched_and_runnable(
-    fetch_uv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch_uv, "INDEX", publish(tmp_path))
-
-    fetch_uv.main(tmp_path / "own")
+def test_uv_is_fetched_and_runnable(fetch_uv: ModuleType, index: str, tmp_path: Path) -> None:
+    fetch_uv.main(tmp_path / "own", index)
 
     assert os.access(tmp_path / "own/bin/uv", os.X_OK)
 
 
-def test_a_damaged_download_is_refused(
-    fetch_uv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch_uv, "INDEX", publish(tmp_path, digest="0" * 64))
+def test_a_damaged_download_is_refused(fetch_uv: ModuleType, index: str, tmp_path: Path) -> None:
+    Index.digest = "0" * 64
 
     with pytest.raises(SystemExit, match="arrived damaged"):
-        fetch_uv.main(tmp_path / "own")
+        fetch_uv.main(tmp_path / "own", index)
 
     assert not (tmp_path / "own").exists()

@@ -84,7 +84,7 @@ async def _spawn_into(
 
 async def run_to_end(argv: Sequence[str], *, log: Path, account: int | None = None, cwd: Path) -> None:
     """Run a preparing command; fail with the end of its log when it fails."""
-    process = await spawn(argv, log=log, account=account, cwd=cwd, death_signal=signal.SIGKILL)
+    process = await spawn(argv, log=log, account=account, cwd=cwd)
     try:
         code = await process.wait()
     except asyncio.CancelledError:
