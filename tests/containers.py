@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 
-os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+os.environ.setdefault(
+    "TESTCONTAINERS_RYUK_DISABLED", "true"
+)  # the reaper's image cannot be pulled everywhere
 
 from testcontainers.core.container import DockerContainer
-from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 POSTGRES_IMAGE = "postgres:18"
 KAFKA_IMAGE = "apache/kafka:4.3.1"
+START_SECONDS = 120.0
 
 
 def free_port() -> int:
@@ -25,24 +33,46 @@ def free_port() -> int:
 @asynccontextmanager
 async def start_containers() -> AsyncIterator[tuple[str, str]]:
     """An administrator's DSN and the bootstrap servers of two fresh containers, removed at the end."""
-    port = free_port()
-    postgres = (
-        DockerContainer(POSTGRES_IMAGE)
-        .with_env("POSTGRES_PASSWORD", "test")
-        .with_exposed_ports(5432)
-        .with_command("postgres -c max_connections=200")
-        .waiting_for(LogMessageWaitStrategy("listening on IPv4 address"))
-    )
-    kafka = (
-        DockerContainer(KAFKA_IMAGE)
-        .with_bind_ports(port, port)
-        .waiting_for(LogMessageWaitStrategy("Kafka Server started"))
-    )
-    for name, value in kafka_environment(port).items():
+    postgres_port, kafka_port = free_port(), free_port()
+    postgres = DockerContainer(POSTGRES_IMAGE).with_env("POSTGRES_PASSWORD", "test")
+    postgres.with_bind_ports(5432, postgres_port).with_command("postgres -c max_connections=200")
+    kafka = DockerContainer(KAFKA_IMAGE).with_bind_ports(kafka_port, kafka_port)
+    for name, value in kafka_environment(kafka_port).items():
         kafka.with_env(name, value)
+    dsn, bootstrap = (
+        f"postgresql://postgres:test@127.0.0.1:{postgres_port}/postgres",
+        f"127.0.0.1:{kafka_port}",
+    )
     with postgres, kafka:
-        host, mapped = postgres.get_container_host_ip(), postgres.get_exposed_port(5432)
-        yield f"postgresql://postgres:test@{host}:{mapped}/postgres", f"127.0.0.1:{port}"
+        await _answers(lambda: _ask_postgres(dsn), (OSError, asyncpg.PostgresError))
+        await _answers(lambda: _ask_kafka(bootstrap), (OSError, KafkaError))
+        yield dsn, bootstrap
+
+
+async def _answers(ask: Callable[[], Awaitable[None]], not_yet: tuple[type[Exception], ...]) -> None:
+    deadline = monotonic() + START_SECONDS
+    while True:
+        try:
+            await ask()
+        except not_yet:
+            if monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            return
+
+
+async def _ask_postgres(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=5)
+    await connection.close()
+
+
+async def _ask_kafka(bootstrap: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        await admin.start()
+    finally:
+        await admin.close()
 
 
 def kafka_environment(port: int) -> dict[str, str]:

@@ -11,9 +11,11 @@ import shutil
 import sys
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
+
+from turnout_cli.errors import CommandError
 
 MIGRATED_PACKAGES = (
     "turnout_common",
@@ -26,7 +28,7 @@ MIGRATED_PACKAGES = (
 LOCK = 0x7475726E6F7574
 
 
-class MigrationFailed(RuntimeError):
+class MigrationFailed(CommandError):
     """dbmate's own words on what went wrong."""
 
 
@@ -52,6 +54,16 @@ async def migrate(dsn: str, passwords: dict[str, str]) -> list[str]:
             await connection.execute(await _alter_password(connection, role, password))
         await _dbmate(dsn)
         return sorted(await _versions(connection) - before)
+    finally:
+        await connection.close()
+
+
+async def migration_status(dsn: str) -> list[str]:
+    """The versions that the database of `dsn` lacks, oldest first."""
+    files = [file for folder in migration_folders() for file in folder.glob("[0-9]*_*.sql")]
+    connection = await asyncpg.connect(dsn)
+    try:
+        return sorted({file.name.split("_")[0] for file in files} - await _versions(connection))
     finally:
         await connection.close()
 
@@ -89,8 +101,14 @@ async def _dbmate(dsn: str) -> None:
 
 
 def dbmate_url(dsn: str) -> str:
-    """The DSN as dbmate's driver wants it: every object is made by, and belongs to, `turnout_owner`."""
+    """The DSN as dbmate's driver wants it: every object is made by, and belongs to, `turnout_owner`.
+
+    Without TLS unless the DSN has an `sslmode`.
+    """
     parts = urlsplit(dsn)
-    user = f"{quote(parts.username or '', safe='')}:{quote(parts.password or '', safe='')}@"
-    query = urlencode({"sslmode": "disable", "role": "turnout_owner"})
-    return urlunsplit(("postgres", f"{user}{parts.hostname}:{parts.port or 5432}", parts.path, query, ""))
+    sslmode = dict(parse_qsl(parts.query)).get("sslmode", "disable")
+    name, password = (quote(unquote(part or ""), safe="") for part in (parts.username, parts.password))
+    query = urlencode({"sslmode": sslmode, "role": "turnout_owner"})
+    return urlunsplit(
+        ("postgres", f"{name}:{password}@{parts.hostname}:{parts.port or 5432}", parts.path, query, "")
+    )
