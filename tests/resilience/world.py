@@ -1,0 +1,174 @@
+"""A whole system for fault tests: embedded servers of its own, and the five services as processes that can be killed.
+
+The ages of the recovery check are seconds here instead of minutes; their ratios are those of production.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+
+from tests.conftest import MASTER_KEY
+from tests.infrastructure import Database, new_database, new_topics
+from tests.integration.probe import until
+from turnout_cli.embedded.process import free_port
+from turnout_cli.embedded.stack import Stack, embedded_stack
+from turnout_cli.services import SERVICES
+from turnout_cli.supervisor import ProcessSpec, ServiceProcess
+from turnout_common.tenants import TenantSettings, create_api_token, create_tenant, set_channel
+
+SECRETS = {
+    "calcom": "fault-test-calcom",
+    "telegram": "fault-test-telegram",
+    "events": "whsec_" + base64.b64encode(b"fault-test-standard-webhooks-sec").decode(),
+}
+TELEGRAM_TOKEN = "100000002:fault-test-bot"
+RECOVERY_AGE = 4.0
+ROLES = {service.name: (service.role or "").removeprefix("turnout_") for service in SERVICES}
+
+#: Everything that was accepted has gone all the way; asked of the tables, not of the services.
+SETTLED = """
+SELECT NOT EXISTS (SELECT FROM ingest.outbox)
+  AND NOT EXISTS (SELECT FROM booking.outbox)
+  AND NOT EXISTS (SELECT FROM sender.outbox)
+  AND NOT EXISTS (SELECT FROM ingest.inbox i WHERE i.fate = 'published'
+                  AND NOT EXISTS (SELECT FROM booking.applied a WHERE a.record_id = i.item_id))
+  AND NOT EXISTS (SELECT FROM booking.booking_events e
+                  WHERE NOT EXISTS (SELECT FROM rollup.applied a WHERE a.record_id = e.event_id))
+"""
+
+
+@dataclass
+class World:
+    """A running system under test."""
+
+    stack: Stack
+    database: Database
+    prefix: str
+    folder: Path
+    ports: dict[str, int]
+    processes: dict[str, ServiceProcess] = field(default_factory=dict)
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+    async def start(self, *services: str) -> None:
+        """Starts services that do not run, and waits until they are ready."""
+        await asyncio.gather(*(self._start(service) for service in services))
+
+    async def _start(self, service: str) -> None:
+        if service not in self.processes:
+            self.processes[service] = ServiceProcess(self._spec(service))
+        await self.processes[service].start()
+
+    async def kill(self, service: str) -> None:
+        """kill -9, and proof that it died of it."""
+        process = self.processes[service]
+        assert process.pid is not None, f"{service} does not run"
+        os.kill(process.pid, signal.SIGKILL)
+        assert await process.wait() == -signal.SIGKILL
+
+    async def stop(self, service: str) -> int:
+        """SIGTERM; the exit status."""
+        await self.processes[service].stop()
+        return await self.processes[service].wait()
+
+    def send_signal(self, service: str, number: signal.Signals) -> None:
+        pid = self.processes[service].pid
+        assert pid is not None, f"{service} does not run"
+        os.kill(pid, number)
+
+    async def stop_all(self) -> None:
+        await asyncio.gather(*(process.stop() for process in self.processes.values()))
+
+    async def metric(self, service: str, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry `labels`."""
+        async with aiohttp.ClientSession() as session, session.get(self.url(service) + "/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        found = [
+            line
+            for line in lines
+            if line.startswith((name + "{", name + " "))
+            and all(f'{k}="{v}"' in line for k, v in labels.items())
+        ]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+    async def value(self, sql: str, *arguments: object) -> object:
+        """One value, asked by the superuser."""
+        connection = await asyncpg.connect(self.database.admin_dsn)
+        try:
+            return await connection.fetchval(sql, *arguments)
+        finally:
+            await connection.close()
+
+    async def count(self, sql: str, *arguments: object) -> int:
+        return int(str(await self.value(sql, *arguments)))
+
+    async def settled(self, seconds: float = 60) -> None:
+        """Waits until all that was accepted has gone all the way."""
+
+        async def done() -> bool:
+            return bool(await self.value(SETTLED))
+
+        await until(done, "everything accepted to arrive in the rollup", seconds)
+
+    async def new_tenant(
+        self, settings: TenantSettings | None = None, timezone: str = "Europe/Berlin"
+    ) -> tuple[str, str]:
+        """A tenant with all channels, known to ingest; gives its id and an owner's token."""
+        tenant_id = "f" + os.urandom(6).hex()
+        connection = await asyncpg.connect(self.database.dsn("platform"))
+        try:
+            await create_tenant(connection, MASTER_KEY, tenant_id, timezone, settings=settings, actor="test")
+            for channel, secret in SECRETS.items():
+                token = TELEGRAM_TOKEN if channel == "telegram" else None
+                await set_channel(connection, MASTER_KEY, tenant_id, channel, secret=secret, api_token=token)
+            token = await create_api_token(connection, tenant_id, "owner", actor="test")
+        finally:
+            await connection.close()
+        return tenant_id, token
+
+    def _spec(self, service: str) -> ProcessSpec:
+        module = next(each.module for each in SERVICES if each.name == service)
+        environment = {
+            **os.environ,
+            "TURNOUT_ENV": "development",
+            "TURNOUT_KAFKA_BOOTSTRAP": self.stack.kafka_bootstrap,
+            "TURNOUT_TOPIC_PREFIX": self.prefix,
+            "TURNOUT_HTTP_PORT": str(self.ports[service]),
+            "TURNOUT_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
+            "TURNOUT_TENANT_RELOAD_SECONDS": "0.5",
+            "TURNOUT_RECOVERY_AGE_SECONDS": str(RECOVERY_AGE),
+            "TURNOUT_RECOVERY_INTERVAL_SECONDS": "1",
+            "TURNOUT_RECOVERY_REPUBLISH_SECONDS": "15",
+            "TURNOUT_PROVIDER_BASE_URL": self.url("mock-providers"),
+        }
+        if ROLES[service]:
+            environment["TURNOUT_POSTGRES_DSN"] = self.database.dsn(ROLES[service])
+        log = self.folder / f"{service}.log"
+        return ProcessSpec(
+            service, [sys.executable, "-m", module], environment, self.url(service) + "/ready", log
+        )
+
+
+@asynccontextmanager
+async def running_world(folder: Path) -> AsyncIterator[World]:
+    """The whole system on servers of its own; the logs stay in `folder`."""
+    async with embedded_stack(folder) as stack, new_database(stack.postgres_dsn) as database:
+        prefix = await new_topics(stack.kafka_bootstrap, partitions=4)
+        world = World(stack, database, prefix, folder, {service.name: free_port() for service in SERVICES})
+        try:
+            await world.start(*world.ports)
+            yield world
+        finally:
+            await world.stop_all()
