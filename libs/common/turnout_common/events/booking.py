@@ -43,7 +43,8 @@ class ChainState(WireModel):
 
     `created_at` is the smallest source time of its items, `confirmed_at` the first confirmation, `cancelled_at` stands
     only while the chain is cancelled. Money is in minor units of `currency`; what was paid in another currency is
-    counted in `other_currency_payments` and never added. `reachable`: the client has a channel that we can write to.
+    counted in `other_currency_payments` and never added. `reachable`: before the start the client had a chat that we
+    may write to. `overlaps`: how many of its uids were moved twice; the later move stands, a human looks at the rest.
     """
 
     kind: Literal["chain"] = "chain"
@@ -67,6 +68,7 @@ class ChainState(WireModel):
     no_show: bool = False
     completed_at: Instant | None = None
     moves: Count = 0
+    overlaps: Count = 0
     admin_actions: Count = 0
     admin_before_confirmation: bool = False
     off_peak_suggested: bool = False
