@@ -124,6 +124,24 @@ async def test_wrong_master_key_is_told_and_the_last_configuration_stays(
     await pool.close()
 
 
+async def test_one_tenants_broken_key_costs_the_others_nothing(database: Database, tenant_id: str) -> None:
+    admin = await asyncpg.connect(database.admin_dsn)
+    await admin.execute(
+        "INSERT INTO platform.tenants (tenant_id, timezone) VALUES ('broken', 'UTC') ON CONFLICT DO NOTHING"
+    )
+    await admin.execute("INSERT INTO platform.data_keys VALUES ('broken', 1, $1)", b"x" * 60)
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY)
+    await directory.reload()
+    await pool.close()
+    await admin.execute("DELETE FROM platform.data_keys WHERE tenant_id = 'broken'")
+    await admin.close()
+
+    good, broken = directory.get(tenant_id), directory.get("broken")
+    assert good is not None and good.sealing_keys().open("x", good.sealing_keys().seal("x", b"y")) == b"y"
+    assert broken is not None and broken.keys is None
+
+
 async def test_suspended_tenant_is_not_active(database: Database, tenant_id: str) -> None:
     platform = await asyncpg.connect(database.dsn("platform"))
     await set_tenant_status(platform, tenant_id, "suspended")

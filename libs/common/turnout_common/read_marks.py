@@ -113,10 +113,14 @@ class ReadMarks:
 
     async def _behind(self, consumer: Any, partition: TopicPartition, end: int) -> int:
         position = self._next.get(partition)
-        if position is None:
-            committed = await consumer.committed(partition)
-            if committed is None:
-                starts = await consumer.beginning_offsets([partition])
-                committed = starts[partition]
-            position = committed
-        return max(end - int(position), 0)
+        if position is None or position < end:
+            # Another replica may have read on while it held the partition: what is committed counts too.
+            position = max(position or 0, await _committed(consumer, partition))
+        return max(end - position, 0)
+
+
+async def _committed(consumer: Any, partition: TopicPartition) -> int:
+    committed = await consumer.committed(partition)
+    if committed is None:
+        committed = (await consumer.beginning_offsets([partition]))[partition]
+    return int(committed)

@@ -158,12 +158,25 @@ async def _read_tenants(connection: Connection, master_key: bytes | None) -> dic
 
 
 def _open_keys(rows: list[Any], master_key: bytes | None) -> dict[str, TenantKeys]:
-    by_tenant: dict[str, dict[int, bytes]] = {}
+    """Each tenant's keys. One tenant's broken key costs the others nothing; when none opens the master key is wrong."""
+    wrapped: dict[str, dict[int, bytes]] = {}
     for row in rows:
+        wrapped.setdefault(row["tenant_id"], {})[row["version"]] = row["wrapped"]
+    opened: dict[str, TenantKeys] = {}
+    broken: SecretError | None = None
+    for tenant_id, versions in wrapped.items():
         assert master_key is not None
-        plain = unwrap_key(master_key, row["tenant_id"], row["version"], row["wrapped"])
-        by_tenant.setdefault(row["tenant_id"], {})[row["version"]] = plain
-    return {tenant_id: TenantKeys(tenant_id, keys) for tenant_id, keys in by_tenant.items()}
+        try:
+            keys = {
+                version: unwrap_key(master_key, tenant_id, version, key) for version, key in versions.items()
+            }
+            opened[tenant_id] = TenantKeys(tenant_id, keys)
+        except SecretError as error:
+            broken = error
+            log.error("a tenant has no usable data key", tenant_id=tenant_id, error=str(error))
+    if broken is not None and not opened:
+        raise broken
+    return opened
 
 
 def _channel(row: Any, sealed_secrets: list[bytes], keys: TenantKeys | None) -> ChannelConfig:
@@ -228,7 +241,7 @@ async def set_channel(
 ) -> None:
     """Enables a channel; what is given replaces what was stored, what is None stays. Raises UnknownTenant."""
     async with connection.transaction():
-        keys = await _tenant_keys(connection, master_key, tenant_id)
+        keys = await tenant_keys(connection, master_key, tenant_id)
         token = keys.seal("api_token", api_token.encode()) if api_token is not None else None
         await connection.execute(SQL["upsert_channel"], tenant_id, channel, routing_id, token)
         if secret is not None:
@@ -287,7 +300,8 @@ async def list_tenants(connection: Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in await connection.fetch(SQL["list_tenants"])]
 
 
-async def _tenant_keys(connection: Connection, master_key: bytes, tenant_id: str) -> TenantKeys:
+async def tenant_keys(connection: Connection, master_key: bytes, tenant_id: str) -> TenantKeys:
+    """The tenant's keys, for roles that may read them. Raises UnknownTenant; SecretError for a wrong master key."""
     rows = await connection.fetch(SQL["read_data_keys_of"], tenant_id)
     if not rows:
         raise UnknownTenant(f"there is no tenant {tenant_id!r}, or its data keys were destroyed")
