@@ -6,11 +6,19 @@ import base64
 
 import asyncpg
 
+from turnout_cli.demo_salon import demo_salon
 from turnout_common.security import read_master_key
-from turnout_common.tenants import TenantExists, create_api_token, create_tenant, set_channel
+from turnout_common.tenants import (
+    TenantExists,
+    TenantSettings,
+    create_api_token,
+    create_tenant,
+    set_channel,
+)
 
 DEMO_TENANT = "default"
 DEMO_TIMEZONE = "Europe/Berlin"
+DEMO_CURRENCY = "EUR"
 DEMO_SECRETS = {
     "calcom": "demo-calcom-secret",
     "telegram": "demo-telegram-secret",
@@ -28,7 +36,16 @@ async def ensure_demo_tenant(dsn_platform: str, master_key: str) -> str:
     connection = await asyncpg.connect(dsn_platform)
     try:
         try:
-            await create_tenant(connection, key, DEMO_TENANT, DEMO_TIMEZONE, demo=True, actor="up")
+            await create_tenant(
+                connection,
+                key,
+                DEMO_TENANT,
+                DEMO_TIMEZONE,
+                currency=DEMO_CURRENCY,
+                settings=demo_settings(),
+                demo=True,
+                actor="up",
+            )
         except TenantExists:
             pass
         else:
@@ -40,3 +57,9 @@ async def ensure_demo_tenant(dsn_platform: str, master_key: str) -> str:
         return await create_api_token(connection, DEMO_TENANT, "owner", label="demo", actor="up")
     finally:
         await connection.close()
+
+
+def demo_settings() -> TenantSettings:
+    """Who Cal.com's organizers and event types are in the demo salon."""
+    salon = demo_salon(DEMO_TIMEZONE, DEMO_CURRENCY)
+    return TenantSettings(staff_map=salon.staff_map, service_map=salon.service_map)

@@ -261,6 +261,17 @@ async def set_tenant_status(
         await _audit(connection, tenant_id, actor, "tenant.status", {"status": status})
 
 
+async def update_settings(
+    connection: Connection, tenant_id: str, overrides: dict[str, Any], *, actor: str = "cli"
+) -> None:
+    """Sets fields of TenantSettings, the others stay. Raises UnknownTenant; pydantic's ValidationError for a bad value."""
+    checked = TenantSettings(**overrides).model_dump_json(include=set(overrides))
+    async with connection.transaction():
+        if await connection.execute(SQL["update_settings"], tenant_id, checked) != "UPDATE 1":
+            raise UnknownTenant(f"there is no tenant {tenant_id!r}")
+        await _audit(connection, tenant_id, actor, "tenant.settings", {"fields": sorted(overrides)})
+
+
 async def create_api_token(
     connection: Connection,
     tenant_id: str | None,

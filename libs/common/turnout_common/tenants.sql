@@ -60,3 +60,7 @@ GROUP BY t.tenant_id ORDER BY t.tenant_id
 
 -- name: insert_audit
 INSERT INTO platform.audit_log (tenant_id, actor, action, details) VALUES ($1, $2, $3, $4)
+
+-- name: update_settings
+-- $2 = overrides by field name; a field that is not given stays.
+UPDATE platform.tenants SET settings = settings || $2::jsonb, updated_at = now() WHERE tenant_id = $1

@@ -1,0 +1,170 @@
+"""What the builders make is what ingest's providers verify and take in: each webhook becomes one published item."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from turnout_cli.webhooks import Webhook, calcom, facts, signed_headers, telegram
+from turnout_common.events import (
+    BookingItem,
+    BookingTrigger,
+    ConsentItem,
+    FactItem,
+    FactType,
+    MessageItem,
+    MessageKind,
+)
+from turnout_common.events.values import Channel
+from turnout_common.security import TenantKeys
+from turnout_ingest.providers import PROVIDERS
+from turnout_ingest.providers.provider import ChannelContext, Delivery, Fate, Item
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+KEYS = TenantKeys("salon", {1: bytes(32)})
+SECRETS = {
+    "calcom": "builder-test-calcom",
+    "telegram": "builder-test-telegram",
+    "events": "whsec_" + base64.b64encode(b"builder test secret, 32 bytes ok").decode(),
+}
+HOST = calcom.Host(4101, "Anna Weiss", "anna")
+KIND = calcom.EventType(77001, "cut", "Haircut", 45, 4200)
+GUEST = calcom.Guest("Игорь Petrov", "igor@guest.example", "+493023125001", "ru")
+BOOKING = calcom.Booking("uid-old", 9, NOW + timedelta(days=2), HOST, KIND, GUEST, NOW - timedelta(hours=1))
+MOVED = calcom.Booking("uid-new", 10, NOW + timedelta(days=3), HOST, KIND, GUEST, NOW, 1)
+CHAT = telegram.Chat(730044112, "Igor")
+
+
+def received(webhook: Webhook, headers: Mapping[str, str] | None = None) -> list[Item]:
+    provider = PROVIDERS[webhook.channel]
+    sent = headers or signed_headers(webhook, SECRETS[webhook.channel], int(NOW.timestamp()))
+    raw = {name.lower().encode(): value.encode() for name, value in sent.items()}
+    secrets = provider.secret_bytes(SECRETS[webhook.channel])
+    assert provider.verify(raw, webhook.body, secrets, NOW)
+    context = ChannelContext("salon", Channel(webhook.channel), secrets, KEYS)
+    return provider.items(Delivery(context, raw, webhook.body, NOW))
+
+
+@pytest.mark.parametrize(
+    ("webhook", "trigger", "at"),
+    [
+        (calcom.created(BOOKING, NOW), BookingTrigger.CREATED, NOW),
+        (calcom.requested(BOOKING, NOW), BookingTrigger.REQUESTED, NOW),
+        (calcom.rejected(BOOKING, NOW), BookingTrigger.REJECTED, NOW),
+        (calcom.rescheduled(BOOKING, MOVED, NOW), BookingTrigger.RESCHEDULED, NOW),
+        (calcom.cancelled(BOOKING, NOW), BookingTrigger.CANCELLED, NOW),
+        (calcom.cancelled(BOOKING, NOW, reschedule=True), BookingTrigger.RESCHEDULE_REQUESTED, NOW),
+        (calcom.paid(BOOKING, NOW), BookingTrigger.PAID, NOW),
+        (calcom.payment_initiated(BOOKING, NOW), BookingTrigger.PAYMENT_INITIATED, NOW),
+        (calcom.no_show(BOOKING, NOW), BookingTrigger.NO_SHOW_UPDATED, NOW),
+        (calcom.no_show(BOOKING, NOW, marked=False), BookingTrigger.NO_SHOW_UPDATED, NOW),
+        (calcom.meeting_started(BOOKING), BookingTrigger.MEETING_STARTED, BOOKING.start),
+        (calcom.meeting_ended(BOOKING, absent=True, rating=4), BookingTrigger.MEETING_ENDED, BOOKING.end),
+    ],
+)
+def test_calcom(webhook: Webhook, trigger: BookingTrigger, at: datetime) -> None:
+    (item,) = received(webhook)
+
+    assert (item.fate, item.reason) == (Fate.PUBLISHED, None)
+    assert isinstance(item.event, BookingItem)
+    assert (item.event.trigger, item.event.occurred_at) == (trigger, at)
+    assert item.event.uid in ("uid-old", "uid-new")
+
+
+def test_calcom_says_who_what_when_and_what_it_replaces() -> None:
+    (item,) = received(calcom.rescheduled(BOOKING, MOVED, NOW))
+
+    event = item.event
+    assert isinstance(event, BookingItem)
+    assert (event.previous_uid, event.staff_ref, event.service_ref) == ("uid-old", "4101", "77001")
+    assert (event.start_at, event.end_at) == (MOVED.start, MOVED.end)
+    assert event.contact is not None
+    assert event.contact.phone_hash == KEYS.contact_hash("phone", "+493023125001")
+
+
+def test_calcoms_test_button_is_ignored() -> None:
+    (item,) = received(calcom.ping(NOW))
+
+    assert item.fate is Fate.IGNORED
+
+
+@pytest.mark.parametrize(
+    ("webhook", "kind"),
+    [
+        (telegram.text(1, CHAT, 5, NOW, "Привет"), MessageKind.TEXT),
+        (telegram.text(2, CHAT, 6, NOW, "/start x"), MessageKind.COMMAND),
+        (telegram.edited(3, CHAT, 5, NOW, NOW, "Привет!"), MessageKind.TEXT),
+        (telegram.contact_shared(4, CHAT, 7, NOW, "+493023125001"), MessageKind.CONTACT),
+        (telegram.button(5, CHAT, 7, NOW, "offer:1"), MessageKind.BUTTON),
+    ],
+)
+def test_telegram_messages(webhook: Webhook, kind: MessageKind) -> None:
+    (item,) = received(webhook)
+
+    assert (item.fate, item.reason) == (Fate.PUBLISHED, None)
+    assert isinstance(item.event, MessageItem)
+    assert item.event.kind is kind
+    assert KEYS.open_text("chat", item.event.chat_sealed) == "730044112"
+
+
+def test_a_shared_contact_is_vouched_for() -> None:
+    (item,) = received(telegram.contact_shared(4, CHAT, 7, NOW, "+493023125001"))
+
+    assert isinstance(item.event, MessageItem)
+    assert item.event.contact_verified
+    assert item.event.contact is not None
+    assert item.event.contact.phone_hash == KEYS.contact_hash("phone", "+493023125001")
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_telegram_consents(blocked: bool) -> None:
+    (item,) = received(telegram.bot_blocked(9, CHAT, NOW, blocked=blocked))
+
+    assert isinstance(item.event, ConsentItem)
+    assert item.event.opted_in is not blocked
+
+
+@pytest.mark.parametrize(
+    ("webhook", "fact"),
+    [
+        (facts.completed("f1", NOW, "u"), FactType.SERVICE_COMPLETED),
+        (facts.paid("f2", NOW, "u", 4200, "EUR", 200), FactType.PAYMENT_RECEIVED),
+        (facts.refunded("f3", NOW, "u", 100, "EUR"), FactType.PAYMENT_REFUNDED),
+        (facts.rated("f4", NOW, 5, "u"), FactType.FEEDBACK_RECEIVED),
+        (facts.manual_cancel("f5", NOW, "u", "anna"), FactType.ADMIN_MANUAL_CANCEL),
+        (
+            facts.manual_reschedule("f6", NOW, "u", NOW, NOW + timedelta(hours=1)),
+            FactType.ADMIN_MANUAL_RESCHEDULE,
+        ),
+        (facts.override("f7", NOW, "u", "completed"), FactType.ADMIN_OVERRIDE_BOOKING),
+        (facts.reply("f8", NOW, "telegram", 730044112), FactType.ADMIN_REPLY),
+        (facts.counted("f9", NOW, "wax", 3, 2), FactType.INVENTORY_COUNTED),
+        (facts.sold("f10", NOW, "wax", 1, 1250, "EUR", "anna", "u"), FactType.INVENTORY_SOLD),
+        (facts.shift_planned("f11", NOW, "anna", NOW, NOW + timedelta(hours=8), 30), FactType.SHIFT_PLANNED),
+    ],
+)
+def test_facts(webhook: Webhook, fact: FactType) -> None:
+    (item,) = received(webhook)
+
+    assert (item.fate, item.reason) == (Fate.PUBLISHED, None)
+    assert isinstance(item.event, FactItem)
+    assert (item.event.fact, item.event.occurred_at) == (fact, NOW)
+
+
+@pytest.mark.parametrize("channel", ["calcom", "telegram", "events"])
+def test_another_secret_does_not_verify(channel: str) -> None:
+    webhook = Webhook(channel, b"{}", "id-1")
+    other = SECRETS[channel][:-2] + ("A=" if channel == "events" else "zz")
+    headers = signed_headers(webhook, other, int(NOW.timestamp()))
+    raw = {name.lower().encode(): value.encode() for name, value in headers.items()}
+    provider = PROVIDERS[channel]
+
+    assert not provider.verify(raw, webhook.body, provider.secret_bytes(SECRETS[channel]), NOW)
+
+
+def test_a_channel_that_cannot_be_signed_is_refused() -> None:
+    with pytest.raises(ValueError, match="pager"):
+        signed_headers(Webhook("pager", b""), "secret", 0)
