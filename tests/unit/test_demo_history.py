@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 from turnout_cli.demo_day import Count, DayPlan, Enquiry, Sale, Shift
 from turnout_cli.demo_history import MESSAGE_WINDOW, History, history
@@ -61,7 +62,7 @@ def test_every_life_runs_forwards_and_no_member_serves_two_at_once() -> None:
     busy = sorted((life.staff_id, life.stands.start, life.stands.end) for life in lives)
     # What was typed in five minutes late may reach into the next appointment.
     slack = timedelta(minutes=5)
-    assert all(a[0] != b[0] or a[2] <= b[1] + slack for a, b in zip(busy, busy[1:], strict=False))
+    assert all(a[0] != b[0] or a[2] <= b[1] + slack for a, b in pairwise(busy))
     assert len({life.stands.uid for life in lives}) == len(lives)
 
 
