@@ -44,3 +44,22 @@ FRESHNESS = Histogram(
     "Time from acceptance or event to its KPI",
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
 )
+#: What the last scheduled verification of the aggregates found; anything but 0 is a fault.
+ROLLUP_DRIFT = Gauge(
+    "turnout_rollup_drift", "Facts, cells and entities that the last run found wrong", ["granularity"]
+)
+#: Requests to providers, by what came of them.
+SENDS = Counter("turnout_sends_total", "Requests to providers, by outcome", ["channel", "outcome"])
+#: Time that providers take to answer.
+SEND_SECONDS = Histogram(
+    "turnout_send_seconds",
+    "Time from a request to a provider to its answer",
+    ["channel"],
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+#: Versions of messages that were logged, by the state that they reached; `unknown` = the provider's answer was lost.
+MESSAGES = Counter("turnout_messages_total", "Messages that reached a state", ["status"])
+#: Time slots of a bot that were not used in time.
+GRANTS_GIVEN_UP = Counter("turnout_grants_given_up_total", "Send slots that were missed", ["channel"])
+#: Messages whose time has come and that wait.
+DUE_MESSAGES = Gauge("turnout_due_messages", "Messages that are due and not sent yet")

@@ -17,13 +17,26 @@ COMMENT ON COLUMN rollup.tenant_settings.rules_revision IS 'turnout_rollup.facts
 
 CREATE TABLE rollup.rebuilds (
   tenant_id text PRIMARY KEY,
-  step text NOT NULL DEFAULT 'chains' CHECK (step IN ('chains', 'intents', 'other', 'messages', 'days', 'done')),
+  step text NOT NULL DEFAULT 'chain' CHECK (step IN ('chain', 'intent', 'other', 'message', 'days', 'done')),
   after_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
   entities bigint NOT NULL DEFAULT 0,
+  mended bigint NOT NULL DEFAULT 0,
   started_at timestamptz NOT NULL DEFAULT now(),
   finished_at timestamptz
 );
+COMMENT ON COLUMN rollup.rebuilds.mended IS 'rows that were not what the log says';
 COMMENT ON TABLE rollup.rebuilds IS 'how far the last rebuild of each tenant has come; a rebuild that was cut off goes on from here';
+
+CREATE TABLE rollup.runs (
+  run_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  granularity text NOT NULL CHECK (granularity IN ('hourly', 'daily')),
+  finished_at timestamptz NOT NULL DEFAULT now(),
+  tenants int NOT NULL,
+  drift bigint NOT NULL,
+  missing bigint NOT NULL,
+  left_over bigint NOT NULL
+);
+COMMENT ON TABLE rollup.runs IS 'what each `turnout rollup run` found, and what its repair could not mend';
 
 -- Facts: one row per entity, a pure function of the entity's state at `version` and of the tenant's settings.
 CREATE TABLE rollup.chain_facts (
@@ -451,7 +464,7 @@ COMMENT ON TABLE rollup.tenant_changes IS 'grows with each batch that changed a 
 SELECT platform.add_consumer('rollup', 'turnout_rollup', 'turnout_booking', 'turnout_sender');
 SELECT platform.let_read('rollup.read_marks', 'topic, partition, read_until, partitions', 'turnout_kpi');
 SELECT platform.protect('rollup.' || name, 'turnout_rollup')
-FROM unnest(ARRAY['tenant_settings', 'rebuilds', 'chain_facts', 'intent_facts', 'message_facts', 'other_facts', 'chain_days',
+FROM unnest(ARRAY['tenant_settings', 'rebuilds', 'runs', 'chain_facts', 'intent_facts', 'message_facts', 'other_facts', 'chain_days',
   'intent_days', 'message_days', 'other_days', 'day_locks', 'tenant_changes']) AS name;
 SELECT platform.let_tenant_read('rollup.' || name)
 FROM unnest(ARRAY['tenant_settings', 'chain_facts', 'intent_facts', 'message_facts', 'other_facts', 'chain_days', 'intent_days',
@@ -587,4 +600,4 @@ DROP FUNCTION rollup.periods, rollup.chain_parts, rollup.intent_parts, rollup.me
 DROP VIEW rollup.chain_contributions, rollup.intent_contributions, rollup.message_contributions, rollup.other_contributions;
 DROP TABLE rollup.chain_days, rollup.intent_days, rollup.message_days, rollup.other_days, rollup.chain_facts,
   rollup.intent_facts, rollup.message_facts, rollup.other_facts, rollup.day_locks, rollup.tenant_changes,
-  rollup.rebuilds, rollup.tenant_settings, rollup.applied, rollup.read_marks, rollup.dead_letters;
+  rollup.runs, rollup.rebuilds, rollup.tenant_settings, rollup.applied, rollup.read_marks, rollup.dead_letters;

@@ -1,0 +1,52 @@
+"""The rollup service, put together: two consumers, the watch on settings, and /health, /ready, /status, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from fastapi import FastAPI
+
+from turnout_common.clock import SystemClock
+from turnout_common.consumer import BatchConsumer
+from turnout_common.health import health_router
+from turnout_common.kafka import create_broker
+from turnout_common.log_setup import configure_logging
+from turnout_common.postgres import create_pool
+from turnout_common.runtime import serve
+from turnout_rollup.handlers import TOPICS, FactHandler
+from turnout_rollup.operations import readiness, status
+from turnout_rollup.rules_watch import RulesWatch
+from turnout_rollup.settings import RollupSettings
+
+
+async def main() -> int:
+    settings = RollupSettings()
+    configure_logging("rollup", settings.log_level, settings.log_format)
+    dsn = settings.postgres_dsn.get_secret_value()
+    pool = await create_pool(dsn, "turnout-rollup", settings.rollup_pool_size)
+    broker = create_broker(settings.kafka_bootstrap, "turnout-rollup")
+    handlers = {topic: FactHandler(SystemClock()) for topic in TOPICS}
+    consumers = [
+        BatchConsumer(
+            broker=broker, settings=settings, pool=pool, schema="rollup", topic=topic, handler=handler,
+            wanted=TOPICS[topic], after_commit=handler.committed,
+        )
+        for topic, handler in handlers.items()
+    ]  # fmt: skip
+    watch = RulesWatch(pool, settings.tenant_reload_seconds)
+    app = FastAPI(title="Turnout rollup", openapi_url=None)
+    app.include_router(
+        health_router("rollup", readiness(pool, consumers), status(consumers, [*handlers.values()]))
+    )
+    loops = {f"consume {consumer.topic}": consumer.run() for consumer in consumers}
+    await broker.start()
+    try:
+        return await serve(app, settings, loops | {"watch settings": watch.run()})
+    finally:
+        await broker.stop()
+        await pool.close()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
