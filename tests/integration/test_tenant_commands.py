@@ -1,0 +1,302 @@
+"""`turnout tenant`, `inbox` and `dlq` on a real database: what they write, what they print, and how they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tests.conftest import MASTER_KEY
+from tests.infrastructure import Database
+from turnout_cli import dlq, inbox, tenant
+from turnout_cli.demo_seed import channel_secrets, read_tenant
+from turnout_cli.errors import CommandError
+from turnout_common.postgres import create_pool
+from turnout_common.security import TenantKeys
+from turnout_common.tenants import Tenant, TenantDirectory, tenant_keys
+
+T = TypeVar("T")
+
+
+@pytest.fixture(autouse=True)
+def environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
+    monkeypatch.setenv("TURNOUT_PLATFORM_DSN", database.dsn("platform"))
+    monkeypatch.setenv("TURNOUT_MAINTENANCE_DSN", database.dsn("maintenance"))
+    monkeypatch.setenv("TURNOUT_MASTER_KEY", base64.b64encode(MASTER_KEY).decode())
+
+
+@pytest.fixture
+def name() -> str:
+    return "c" + os.urandom(5).hex()
+
+
+def with_connection(dsn: str, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def run() -> T:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return await work(connection)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def stored(database: Database, name: str) -> Tenant:
+    async def read() -> Tenant | None:
+        pool = await create_pool(database.dsn("platform"), "test", 1)
+        try:
+            directory = TenantDirectory(pool, MASTER_KEY)
+            await directory.reload()
+            return directory.get(name)
+        finally:
+            await pool.close()
+
+    found = asyncio.run(read())
+    assert found is not None
+    return found
+
+
+def test_a_tenant_is_created_and_its_secret_is_kept_as_given(database: Database, name: str) -> None:
+    secret = " a secret, exactly as given=/+ "
+
+    assert tenant.create(name, timezone="Asia/Almaty", currency="KZT", locale="ru") == 0
+    assert tenant.set_channel(name, "calcom", secret=secret) == 0
+    assert tenant.set_channel(name, "telegram", secret="t", api_token="1:x", routing_id=name) == 0
+
+    found = stored(database, name)
+    assert (found.timezone, found.currency, found.locale, found.status) == (
+        "Asia/Almaty",
+        "KZT",
+        "ru",
+        "active",
+    )
+    assert found.channels["calcom"].secrets == (secret,)
+    assert (found.channels["telegram"].api_token, found.channels["telegram"].routing_id) == ("1:x", name)
+
+
+def test_a_channel_keeps_what_is_not_given(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant.set_channel(name, "telegram", secret="first", api_token="1:x")
+
+    tenant.set_channel(name, "telegram", secret="second")
+
+    channel = stored(database, name).channels["telegram"]
+    assert (channel.secrets, channel.api_token) == (("second",), "1:x")
+
+
+@pytest.mark.parametrize(
+    ("tenant_id", "options", "words"),
+    [
+        ("UPPER", {"timezone": "Europe/Berlin"}, "a-z"),
+        ("fine", {"timezone": "Europe/Atlantis"}, "Atlantis"),
+        ("fine", {"timezone": "Europe/Berlin", "currency": "euro"}, "capital letters"),
+    ],
+)
+def test_what_cannot_be_a_tenant_is_refused_in_words(
+    tenant_id: str, options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(CommandError, match=words):
+        tenant.create(tenant_id, **options)
+
+
+def test_a_tenant_that_exists_or_does_not_is_told(name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+
+    with pytest.raises(CommandError, match="exists already"):
+        tenant.create(name, timezone="Europe/Berlin")
+    for work in (tenant.suspend, tenant.resume):
+        with pytest.raises(CommandError, match="no tenant"):
+            work("nobody")
+    with pytest.raises(CommandError, match="no tenant"):
+        tenant.set_channel("nobody", "calcom", secret="x")
+    with pytest.raises(CommandError, match="let anyone in"):
+        tenant.set_channel(name, "calcom", secret="")
+
+
+def test_a_tenant_is_suspended_and_resumed(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+
+    tenant.suspend(name)
+    assert stored(database, name).status == "suspended"
+    tenant.resume(name)
+    assert stored(database, name).status == "active"
+
+
+def test_the_list_is_json_for_machines(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant.set_channel(name, "events", secret="whsec_AAAA")
+    capsys.readouterr()
+
+    tenant.list_all(as_json=True)
+
+    found = next(row for row in json.loads(capsys.readouterr().out) if row["tenant_id"] == name)
+    assert found["channels"] == ["events"]
+
+
+def test_a_token_is_printed_once_and_works(
+    database: Database, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    capsys.readouterr()
+
+    tenant.create_token(name, scope="staff", staff_id="anna")
+
+    token = capsys.readouterr().out.strip()
+    row = with_connection(
+        database.admin_dsn,
+        lambda c: c.fetchrow(
+            "SELECT tenant_id, scope, staff_id FROM platform.api_tokens WHERE token_hash = sha256($1)",
+            token.encode(),
+        ),
+    )
+    assert tuple(row) == (name, "staff", "anna")
+
+
+@pytest.mark.parametrize(
+    ("tenant_id", "options"),
+    [
+        (None, {"scope": "owner"}),
+        ("x", {"scope": "operator"}),
+        ("x", {"scope": "staff"}),
+        ("x", {"staff_id": "a"}),
+    ],
+)
+def test_a_token_that_makes_no_sense_is_refused(tenant_id: str | None, options: dict[str, Any]) -> None:
+    with pytest.raises(CommandError):
+        tenant.create_token(tenant_id, **options)
+
+
+def test_the_demo_finds_the_secrets_or_says_which_is_missing(name: str) -> None:
+    from turnout_cli.connection import resolve
+
+    tenant.create(name, timezone="Europe/Berlin")
+    for channel in ("calcom", "telegram"):
+        tenant.set_channel(name, channel, secret=f"of-{channel}")  # type: ignore[arg-type]
+
+    with pytest.raises(CommandError, match="no secret for events"):
+        channel_secrets(asyncio.run(read_tenant(resolve(), name)))
+    tenant.set_channel(name, "events", secret="whsec_AAAA")
+    assert channel_secrets(asyncio.run(read_tenant(resolve(), name)))["telegram"] == "of-telegram"
+
+
+ITEM = """
+WITH stored AS (
+  INSERT INTO ingest.inbox (item_id, request_id, tenant_id, channel, kind, event_type, fate, reason, kafka_key, subject,
+    occurred_at, received_at, key_hash, payload)
+  VALUES ($1, $1, $2, 'calcom', 'booking', 'BOOKING_CREATED', 'published', NULL, $2, 'uid-1', now(), now(), $3, '{"a": 1}')
+)
+INSERT INTO ingest.raw_items (item_id, tenant_id, sealed, received_at) VALUES ($1, $2, $4, now())
+"""
+
+
+def keys_of(database: Database, name: str) -> TenantKeys:
+    return with_connection(database.dsn("platform"), lambda c: tenant_keys(c, MASTER_KEY, name))
+
+
+def stored_item(database: Database, name: str) -> UUID:
+    item_id = uuid4()
+    sealed = keys_of(database, name).seal("raw", '{"triggerEvent":"Ы"}'.encode())
+    with_connection(
+        database.dsn("maintenance"), lambda c: c.execute(ITEM, item_id, name, os.urandom(16), sealed)
+    )
+    return item_id
+
+
+def test_the_inbox_tells_the_fate_in_words_and_the_raw_body_to_the_key_holder(
+    database: Database, name: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    item_id = stored_item(database, name)
+    capfdbinary.readouterr()
+
+    inbox.list_items(tenant=name, fate="published", since="1h", as_json=True)
+    listed = json.loads(capfdbinary.readouterr().out)
+    inbox.show(item_id, as_json=True)
+    shown = json.loads(capfdbinary.readouterr().out)
+    inbox.show(item_id, raw=True)
+    raw = capfdbinary.readouterr().out
+
+    assert [row["item_id"] for row in listed] == [str(item_id)]
+    assert listed[0]["reason"] == "published to inbound_webhooks"
+    assert (shown["payload"], shown["has_raw"], shown["subject"]) == ({"a": 1}, True, "uid-1")
+    assert raw.decode() == '{"triggerEvent":"Ы"}'
+
+
+def test_the_raw_body_stays_closed_without_the_right_key(
+    database: Database, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    item_id = stored_item(database, name)
+    monkeypatch.setenv("TURNOUT_MASTER_KEY", base64.b64encode(b"x" * 32).decode())
+
+    with pytest.raises(CommandError, match="TURNOUT_MASTER_KEY"):
+        inbox.show(item_id, raw=True)
+
+
+def test_an_unknown_item_and_a_bad_time_are_told() -> None:
+    with pytest.raises(CommandError, match="no item"):
+        inbox.show(uuid4())
+    with pytest.raises(CommandError, match="neither a time"):
+        inbox.list_items(since="yesterday")
+
+
+LETTER = """
+INSERT INTO rollup.dead_letters (record_id, tenant_id, topic, partition, record_offset, reason, key, header_names,
+  header_values, value)
+VALUES ($1, $2, 'booking_events', 0, $3, 'it was broken', 'k', '{ce_id,odd}', ARRAY['x'::bytea, '\\xff'::bytea], '{')
+RETURNING dead_letter_id
+"""
+
+
+def buried(database: Database, name: str) -> int:
+    offset = int.from_bytes(os.urandom(4), "big")
+    return with_connection(database.dsn("rollup"), lambda c: c.fetchval(LETTER, uuid4(), name, offset))
+
+
+def test_dead_letters_are_listed_and_shown(
+    database: Database, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = buried(database, name)
+
+    dlq.list_letters(tenant=name, as_json=True)
+    listed = json.loads(capsys.readouterr().out)
+    dlq.show("rollup", number, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+
+    assert [(row["service"], row["dead_letter_id"], row["reason"]) for row in listed] == [
+        ("rollup", number, "it was broken")
+    ]
+    assert (shown["headers"], shown["value"], shown["key"]) == ({"ce_id": "x", "odd": "\\xff"}, "{", "k")
+
+
+def test_a_replay_that_nobody_takes_fails_and_says_so(
+    database: Database, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = buried(database, name)
+
+    assert dlq.replay("rollup", [number], wait=0.1) == 1
+
+    assert "is the service running" in capsys.readouterr().err
+    requested = with_connection(
+        database.admin_dsn,
+        lambda c: c.fetchval(
+            "SELECT replay_requested_at IS NOT NULL FROM rollup.dead_letters WHERE dead_letter_id = $1",
+            number,
+        ),
+    )
+    assert requested
+
+
+def test_a_replay_needs_to_know_what() -> None:
+    with pytest.raises(CommandError, match="--all"):
+        dlq.replay("booking")
+    with pytest.raises(CommandError, match="no dead letter"):
+        dlq.replay("booking", [987654321])
