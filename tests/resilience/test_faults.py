@@ -1,0 +1,170 @@
+"""The first faults: each is shown to have happened, and afterwards nothing is lost, nothing doubled, nothing drifts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.integration.probe import delete_records, until
+from tests.resilience.scenario import new_scenario
+from tests.resilience.world import RECOVERY_AGE, World
+
+pytestmark = pytest.mark.slow
+
+
+async def test_quiet_run_shows_the_truth(world: World) -> None:
+    scenario = await new_scenario(world)
+
+    async with scenario.sending():
+        pass
+
+    await scenario.check()
+    assert scenario.ledger.attempts.keys() == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("service", "seed"), [("ingest", 31), ("booking", 32), ("sender", 33), ("rollup", 34), ("kpi-api", 35)]
+)
+async def test_kill_9_in_the_middle_of_load_loses_and_doubles_nothing(
+    world: World, service: str, seed: int
+) -> None:
+    scenario = await new_scenario(world, seed=seed)
+
+    async with scenario.sending():
+        await scenario.progress(0.3)
+        await world.kill(service)
+        await world.start(service)
+        if service != "ingest":
+            await scenario.progress(0.4)
+
+    await scenario.check()
+    if service == "ingest":
+        assert scenario.ledger.attempts["unknown"] + scenario.ledger.attempts["not connected"] > 0
+
+
+async def test_ingest_killed_again_and_again_gives_each_webhook_one_effect(world: World) -> None:
+    scenario = await new_scenario(world, seed=41)
+
+    async with scenario.sending():
+        for share in (0.1, 0.25, 0.4, 0.55, 0.7):
+            await scenario.progress(share)
+            await world.kill("ingest")
+            await world.start("ingest")
+
+    await scenario.check()
+    assert scenario.ledger.attempts["unknown"] > 0, "no answer was lost: the kills hit nothing"
+
+
+async def test_consumers_killed_in_the_middle_of_a_batch_apply_it_once(world: World) -> None:
+    scenario = await new_scenario(world, seed=42)
+    await world.stop("booking")
+    async with scenario.sending():
+        pass
+
+    await world.start("booking")
+    await until(lambda: _applied_some(world, scenario.tenant_id), "the first batch to be applied")
+    await world.kill("booking")
+    await world.kill("rollup")
+    await world.start("booking", "rollup")
+
+    await scenario.check()
+
+
+async def test_kafka_stopped_and_started_costs_no_webhook_and_none_is_refused(world: World) -> None:
+    scenario = await new_scenario(world, seed=43)
+
+    async with scenario.sending():
+        await scenario.progress(0.2)
+        await world.stack.kafka.stop()
+        before = len(scenario.ledger.accepted)
+        await scenario.progress(0.6)
+        during = len(scenario.ledger.accepted) - before
+        waiting = await world.count("SELECT count(*) FROM ingest.outbox")
+        await world.stack.kafka.start()
+
+    assert during > 0
+    assert waiting > 0, "nothing waited in the outbox: Kafka was not away"
+    assert scenario.ledger.attempts.keys() == {"ok"}
+    await scenario.check()
+
+
+async def test_topic_emptied_after_publishing_is_published_again(world: World) -> None:
+    scenario = await new_scenario(world, seed=44)
+    await world.stop("booking")
+    async with scenario.sending():
+        pass
+    await until(lambda: _published(world), "everything published")
+    await delete_records(world.stack.kafka_bootstrap, world.prefix + "inbound_webhooks")
+    lost = await world.count(
+        "SELECT count(*) FROM ingest.inbox i WHERE fate = 'published' AND tenant_id = $1 "
+        "AND NOT EXISTS (SELECT FROM booking.applied a WHERE a.record_id = i.item_id)",
+        scenario.tenant_id,
+    )
+    before = await world.metric("ingest", "turnout_recovered_total")
+    await world.start("booking")
+
+    await scenario.check()
+    assert lost > 0, "nothing was lost: the topic was not emptied"
+    assert await world.metric("ingest", "turnout_recovered_total") - before >= lost
+
+
+async def test_consumer_stopped_for_long_under_load_causes_no_recovery(world: World) -> None:
+    await world.settled()
+    before = [await world.metric(service, "turnout_recovered_total") for service in ("ingest", "booking")]
+    scenario = await new_scenario(world, seed=45)
+
+    world.send_signal("booking", signal.SIGSTOP)
+    async with scenario.sending():
+        pass
+    noticed = "SELECT count(*) FROM ingest.missing WHERE watch = 'inbound_webhooks>booking'"
+    await until(
+        lambda: _at_least(world, noticed, 1), "the check to notice what is not applied", 5 * RECOVERY_AGE
+    )
+    await asyncio.sleep(5 * RECOVERY_AGE)  # ten minutes of two-minute ages: the fault is its length
+    world.send_signal("booking", signal.SIGCONT)
+
+    await scenario.check()
+    after = [await world.metric(service, "turnout_recovered_total") for service in ("ingest", "booking")]
+    assert after == before
+
+
+async def test_duplicated_and_shuffled_input_has_the_effect_of_the_ordered_one(world: World) -> None:
+    scenario = await new_scenario(world, copies=3, seed=46)
+
+    async with scenario.sending():
+        pass
+
+    await scenario.check(copies=3)
+    duplicates = await world.count(
+        "SELECT sum(count) FROM ingest.fate_counts WHERE tenant_id = $1 AND fate = 'duplicate'",
+        scenario.tenant_id,
+    )
+    assert duplicates == len(scenario.webhooks) // 3 * 2
+
+
+async def test_sigterm_under_load_drains_and_loses_no_answer(world: World) -> None:
+    scenario = await new_scenario(world, seed=47)
+
+    async with scenario.sending():
+        await scenario.progress(0.3)
+        assert await world.stop("ingest") == 0
+        await world.start("ingest")
+
+    assert scenario.ledger.attempts["unknown"] == 0
+    await scenario.check()
+
+
+async def _applied_some(world: World, tenant_id: str) -> bool:
+    return await _at_least(
+        world, f"SELECT count(*) FROM booking.booking_events WHERE tenant_id = '{tenant_id}'", 1
+    )
+
+
+async def _published(world: World) -> bool:
+    return not await world.count("SELECT count(*) FROM ingest.outbox")
+
+
+async def _at_least(world: World, sql: str, count: int) -> bool:
+    return await world.count(sql) >= count
