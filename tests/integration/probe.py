@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from time import monotonic
@@ -151,7 +151,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: fl
 
 
 @asynccontextmanager
-async def running(*loops: Awaitable[None]) -> AsyncIterator[list[asyncio.Future[None]]]:
+async def running(*loops: Awaitable[None]) -> AsyncIterator[Sequence[asyncio.Future[None]]]:
     """Runs loops in the background and cancels them at the end."""
     tasks = [asyncio.ensure_future(loop) for loop in loops]
     try:
