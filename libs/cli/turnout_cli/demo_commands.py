@@ -65,7 +65,14 @@ def seed(
         )
     seconds = time.monotonic() - started
     if as_json:
-        print_json({"sent": seeded.sent, "refused": len(seeded.refused), "seconds": round(seconds, 1)})
+        print_json(
+            {
+                "sent": seeded.sent,
+                "refused": len(seeded.refused),
+                "seconds": round(seconds, 1),
+                "until": seeded.history.now.isoformat(),
+            }
+        )
     for sentence in seeded.refused[:_SHOWN]:
         say(f"✗ {sentence}")
     good = seeded.sent - len(seeded.refused)

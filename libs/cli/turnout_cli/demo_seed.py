@@ -24,7 +24,6 @@ from turnout_common.tenants import Tenant, TenantDirectory, update_settings
 
 CHANNELS = ("calcom", "telegram", "events")
 CONCURRENCY = 32
-RELOAD_SECONDS = 35.0
 Progress = Callable[[int, int], None]
 
 
@@ -103,7 +102,7 @@ async def _map_names(target: Target, tenant: Tenant, salon: Salon) -> None:
         return
     async with target.platform() as connection:
         await update_settings(connection, tenant.tenant_id, {"staff_map": staff, "service_map": services})
-    await asyncio.sleep(RELOAD_SECONDS)
+    await asyncio.sleep(target.reload_seconds * 1.2 + 1)  # the services' timers are jittered
 
 
 async def send_all(

@@ -14,6 +14,8 @@ from turnout_cli.supervisor import ProcessSpec
 
 DATABASE = "turnout"
 MOCK_PROVIDERS = "mock-providers"
+#: What a person at a laptop expects: a tenant made a moment ago is known.
+DEVELOPMENT = {"TURNOUT_ENV": "development", "TURNOUT_TENANT_RELOAD_SECONDS": "2"}
 
 
 @dataclass(frozen=True)
@@ -98,4 +100,4 @@ def _environment(service: Service, addresses: Addresses) -> dict[str, str]:
         values["TURNOUT_POSTGRES_DSN"] = addresses.role_dsn(service.role)
     if service.name == "sender" and MOCK_PROVIDERS in addresses.ports:
         values["TURNOUT_PROVIDER_BASE_URL"] = addresses.url(MOCK_PROVIDERS)
-    return {"TURNOUT_ENV": "development", **os.environ, **values}
+    return DEVELOPMENT | os.environ | values

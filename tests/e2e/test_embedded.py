@@ -1,0 +1,90 @@
+"""The way of a newcomer: up, look, smoke, verify, demo data, down, up again with the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import Turnout, running_turnout
+from tests.e2e.truth import assert_truth, summary
+from turnout_cli.demo_salon import demo_salon
+from turnout_cli.demo_seed import history_until
+from turnout_common.clock import SystemClock
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TENANT = "e2e-salon"
+SECRETS = {
+    "calcom": "e2e-calcom",
+    "telegram": "e2e-telegram",
+    "events": "whsec_ZTJlLXN0YW5kYXJkLXdlYmhvb2tzLXNlY3JldC0wMQ==",
+}
+
+
+@pytest.fixture(scope="module")
+def turnout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turnout]:
+    home: Path = tmp_path_factory.mktemp("home")
+    with running_turnout(home) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def token(turnout: Turnout) -> str:
+    """An owner's token of a tenant of this module's own, with all channels."""
+    turnout.must("tenant", "create", TENANT, "--timezone", "Europe/Berlin", "--currency", "EUR")
+    for channel, secret in SECRETS.items():
+        turnout.must("tenant", "channel", "set", TENANT, channel, "--secret", secret)
+    return turnout.must("tenant", "token", "create", TENANT, "--scope", "owner").strip()
+
+
+def test_status_tells_scripts_where_everything_is(turnout: Turnout) -> None:
+    document = turnout.must_json("status")
+
+    assert document["running"]
+    assert {"ingest", "booking", "sender", "rollup", "kpi-api"} <= document["urls"].keys()
+    assert document["postgres"].startswith("postgresql://")
+    assert document["kafka"]
+    assert document["token"].startswith("tt_")
+
+
+def test_smoke_holds_and_leaves_its_tenant_suspended(turnout: Turnout) -> None:
+    told = turnout.must_json("smoke")
+
+    assert told["ok"], told
+    assert all(step["ok"] for step in told["steps"])
+    states = {row["tenant_id"]: row["status"] for row in turnout.must_json("tenant", "list")}
+    assert states[told["tenant"]] == "suspended"
+
+
+def test_kpis_and_facts_agree_with_the_truth_in_postgres(turnout: Turnout) -> None:
+    turnout.must("check-kpi")
+    turnout.must("rollup", "verify")
+
+
+def test_demo_history_is_told_exactly_and_twice_is_once(turnout: Turnout, token: str) -> None:
+    salon = demo_salon("Europe/Berlin", "EUR")
+    for _ in range(2):
+        told = turnout.must_json("demo", "seed", "--days", "3", "--tenant", TENANT)
+        assert (told["refused"], told["sent"] > 50) == (0, True)
+        story = history_until(salon, 3, datetime.fromisoformat(told["until"]))
+        assert_truth(turnout.url("kpi-api"), token, TENANT, story)
+    fates = {row["fate"]: row["items"] for row in turnout.must_json("inbox", "fates", "--tenant", TENANT)}
+    assert set(fates) == {"published", "duplicate"}
+    assert 0 <= fates["published"] - fates["duplicate"] < 20  # what happened between the two
+    turnout.must("check-kpi")
+    turnout.must("rollup", "verify")
+
+
+def test_the_data_is_there_after_a_restart(turnout: Turnout, token: str) -> None:
+    today = SystemClock().now().date()
+    before = summary(turnout.url("kpi-api"), token, TENANT, today - timedelta(days=3), today)
+
+    turnout.must("down")
+    assert turnout.run("status", "--json").returncode == 1
+    again = turnout.up()
+    after = summary(again["urls"]["kpi-api"], token, TENANT, today - timedelta(days=3), today)
+
+    assert after["counts"]["booked"] == before["counts"]["booked"] > 0
+    assert turnout.must_json("smoke")["ok"]
