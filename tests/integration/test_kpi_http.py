@@ -2,72 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-import aiohttp
 import asyncpg
 import pytest
-import uvicorn
 
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database
 from tests.integration.kpi_salon import HOME, NOW, Asked, Salon, expected_counts, random_salon
-from turnout_common.clock import FixedClock
-from turnout_common.postgres import create_pool
+from tests.integration.kpi_server import Api, running
 from turnout_common.tenants import create_api_token, create_tenant
-from turnout_kpi_api.app import create_app
-from turnout_kpi_api.auth import CACHE_SECONDS, Access
+from turnout_kpi_api.auth import CACHE_SECONDS
 from turnout_kpi_api.kpis import METRICS
-from turnout_kpi_api.reads import Reads
 
 TODAY = NOW.astimezone(HOME).date()
-
-
-@dataclass
-class Api:
-    """A running kpi-api; `elapsed` moves the clock of its token cache."""
-
-    url: str
-    session: aiohttp.ClientSession
-    elapsed: float = 0.0
-
-    async def get(self, path: str, token: str | None = None, **parameters: str) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        async with self.session.get(self.url + path, params=parameters, headers=headers) as answer:
-            return answer.status, await answer.json(content_type=None)
-
-
-@asynccontextmanager
-async def running(dsn: str, *, demo_is_open: bool) -> AsyncIterator[Api]:
-    pool = await create_pool(dsn, "test", 4)
-    async with aiohttp.ClientSession() as session:
-        api = Api("", session)
-        access = Access(pool, demo_is_open=demo_is_open, seconds=lambda: api.elapsed)
-        clock = FixedClock(NOW)
-        config = uvicorn.Config(
-            create_app(Reads(pool, clock), access, clock),
-            host="127.0.0.1",
-            port=0,
-            log_config=None,
-            lifespan="off",
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        api.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        try:
-            yield api
-        finally:
-            server.should_exit = True
-            await serving
-            await pool.close()
 
 
 @dataclass(frozen=True)
