@@ -18,7 +18,7 @@ from tests.infrastructure import Database
 from turnout_cli import dlq, inbox, tenant
 from turnout_cli.demo_seed import channel_secrets, read_tenant
 from turnout_cli.errors import CommandError
-from turnout_common.postgres import create_pool
+from turnout_common.postgres import create_pool, load_queries
 from turnout_common.security import TenantKeys
 from turnout_common.tenants import Tenant, TenantDirectory, tenant_keys
 
@@ -300,3 +300,13 @@ def test_a_replay_needs_to_know_what() -> None:
         dlq.replay("booking")
     with pytest.raises(CommandError, match="no dead letter"):
         dlq.replay("booking", [987654321])
+
+
+@pytest.mark.parametrize("file", ["inbox.sql", "dlq.sql", "smoke.sql"])
+def test_every_query_prepares_as_the_maintenance_role(database: Database, file: str) -> None:
+    async def prepare(connection: asyncpg.Connection) -> None:
+        for text in load_queries("turnout_cli", file).values():
+            for schema in dlq.SERVICES:
+                await connection.prepare(text.replace("{schema}", schema))
+
+    with_connection(database.dsn("maintenance"), prepare)

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from turnout_cli.compose import compose_stack
 from turnout_cli.errors import CommandError
-from turnout_cli.services import DEVELOPMENT, MOCK_PROVIDERS
+from turnout_cli.services import MOCK_PROVIDERS
 from turnout_cli.state import Home
 from turnout_cli.status import status_document
 from turnout_common.security import SecretError, read_master_key
@@ -33,7 +33,6 @@ TargetOption = Annotated[
     ),
 ]
 
-RELOAD_VARIABLE = "TURNOUT_TENANT_RELOAD_SECONDS"
 VARIABLES = {
     "ingest_url": "TURNOUT_INGEST_URL",
     "booking_url": "TURNOUT_BOOKING_URL",
@@ -65,8 +64,6 @@ class Target:
     name: TargetName
     values: Mapping[str, str] = field(repr=False)
     hint: str = ""
-    reload_seconds: float = 30.0
-    """How often its services read tenant configuration again."""
 
     @property
     def ingest_url(self) -> str:
@@ -159,8 +156,7 @@ def resolve(name: TargetName = "embedded", environment: Mapping[str, str] | None
     set_apart = {key: env[variable] for key, variable in VARIABLES.items() if env.get(variable)}
     if "master_key_text" not in set_apart and (file := env.get("TURNOUT_MASTER_KEY_FILE")):
         set_apart["master_key_text"] = _read(Path(file))
-    usual = DEVELOPMENT[RELOAD_VARIABLE] if name == "embedded" else "30"
-    return Target(name, found | set_apart, hint, float(env.get(RELOAD_VARIABLE, usual)))
+    return Target(name, found | set_apart, hint)
 
 
 def _embedded(env: Mapping[str, str]) -> tuple[dict[str, str], str]:

@@ -95,14 +95,13 @@ def channel_secrets(tenant: Tenant) -> dict[str, str]:
 
 
 async def _map_names(target: Target, tenant: Tenant, salon: Salon) -> None:
-    """Tells the tenant who Cal.com's organizers and event types are, and waits until the services have read it."""
+    """Tells the tenant who Cal.com's organizers and event types are; booking reads it with each batch."""
     settings = tenant.settings
     staff, services = settings.staff_map | salon.staff_map, settings.service_map | salon.service_map
     if (staff, services) == (settings.staff_map, settings.service_map):
         return
     async with target.platform() as connection:
         await update_settings(connection, tenant.tenant_id, {"staff_map": staff, "service_map": services})
-    await asyncio.sleep(target.reload_seconds * 1.2 + 1)  # the services' timers are jittered
 
 
 async def send_all(
