@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -18,6 +19,16 @@ from fastapi import FastAPI
 from turnout_common.settings import ServiceSettings
 
 log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """Ends at a signal without raising it again, which would kill the process before its loops are stopped."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
 
 async def serve(
@@ -36,7 +47,7 @@ async def serve(
         "lifespan": "off",
         "server_header": False,
     } | uvicorn_options
-    server = uvicorn.Server(uvicorn.Config(app, **options))
+    server = _Server(uvicorn.Config(app, **options))
     gc.freeze()  # what was imported lives for ever; the collector need not walk it
     serving = asyncio.create_task(server.serve(), name="http")
     tasks = {asyncio.create_task(loop, name=name) for name, loop in loops.items()}
