@@ -52,7 +52,7 @@ def chain(tenant_id: str, version: int = 1, booking_id: UUID | None = None, **st
     """A version of a chain: a confirmed hour at START, booked a day ahead, unless `state` says otherwise."""
     booking_id = booking_id or new_id()
     start_at = state.pop("start_at", START)
-    values = {
+    values: dict[str, Any] = {
         "status": ChainStatus.CONFIRMED,
         "source": "calcom",
         "uid": f"uid-{booking_id}",
@@ -69,7 +69,7 @@ def chain(tenant_id: str, version: int = 1, booking_id: UUID | None = None, **st
 def intent(tenant_id: str, version: int = 1, intent_id: UUID | None = None, **state: Any) -> BookingEvent:
     """A version of an intent that was opened at START and is open."""
     intent_id = intent_id or new_id()
-    values = {"channel": Channel.TELEGRAM, "implicit": False, "opened_at": START}
+    values: dict[str, Any] = {"channel": Channel.TELEGRAM, "implicit": False, "opened_at": START}
     payload = IntentState(intent_id=intent_id, **(values | state))
     return _booking_event(tenant_id, EntityKind.INTENT, intent_id, version, payload)
 
@@ -79,7 +79,7 @@ def fact(
 ) -> BookingEvent:
     """A version of a business fact that happened at START."""
     fact_id = fact_id or new_id()
-    values = {"fact": what, "at": START, "channel": Channel.EVENTS}
+    values: dict[str, Any] = {"fact": what, "at": START, "channel": Channel.EVENTS}
     payload = FactState(fact_id=fact_id, **(values | state))
     return _booking_event(tenant_id, EntityKind.FACT, fact_id, version, payload)
 
@@ -106,7 +106,7 @@ def _booking_event(
 
 def message(tenant_id: str, version: int = 1, message_id: UUID | None = None, **state: Any) -> MessageEvent:
     """A version of a confirmation that Telegram accepted at START."""
-    values = {
+    values: dict[str, Any] = {
         "status": MessageStatus.ACCEPTED,
         "queue": Queue.TX,
         "template": MessageTemplate.CONFIRMATION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def in_zone(zone: str) -> Rules:
     return Rules(zone, "EUR", 24, 11, 19, 15)
 
 
-def chain_fact_of(rules: Rules = BERLIN, **state: object) -> ChainFact:
+def chain_fact_of(rules: Rules = BERLIN, **state: Any) -> ChainFact:
     made = fact_of(chain("salon", **state), rules)
     assert isinstance(made, ChainFact)
     return made
