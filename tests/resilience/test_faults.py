@@ -138,7 +138,7 @@ async def test_duplicated_and_shuffled_input_has_the_effect_of_the_ordered_one(w
 
     await scenario.check(copies=3)
     duplicates = await world.count(
-        "SELECT sum(count) FROM ingest.fate_counts WHERE tenant_id = $1 AND fate = 'duplicate'",
+        "SELECT sum(items) FROM ingest.fate_counts WHERE tenant_id = $1 AND fate = 'duplicate'",
         scenario.tenant_id,
     )
     assert duplicates == len(scenario.webhooks) // 3 * 2
