@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from turnout_common.postgres import Connection, load_queries
+from turnout_common.tenants import UnknownTenant
 from turnout_rollup.facts import Rules
 from turnout_rollup.tenant_rules import rules_in_force, wanted_rules
 
@@ -117,14 +118,22 @@ async def verify(
 ) -> Report:
     """Compares everything of one tenant or of all, or what lies on `since` and later or was written since then.
 
-    `connection` is of role turnout_maintenance, which may take its time. Raises asyncpg's errors.
+    `connection` is of role turnout_maintenance, which may take its time. Raises UnknownTenant.
     """
     report = Report()
-    rows = await connection.fetch(SQL["tenants"], tenant_id)
-    for done, row in enumerate(rows, 1):
-        await verify_tenant(connection, row["tenant_id"], since, report)
-        progress(done, len(rows))
+    found = await tenant_ids(connection, tenant_id)
+    for done, each in enumerate(found, 1):
+        await verify_tenant(connection, each, since, report)
+        progress(done, len(found))
     return report
+
+
+async def tenant_ids(connection: Connection, tenant_id: str | None = None) -> list[str]:
+    """All tenants, or the one. Raises UnknownTenant."""
+    rows = await connection.fetch(SQL["tenants"], tenant_id)
+    if tenant_id is not None and not rows:
+        raise UnknownTenant(f"there is no tenant {tenant_id!r}")
+    return [row["tenant_id"] for row in rows]
 
 
 async def verify_tenant(connection: Connection, tenant_id: str, since: date | None, report: Report) -> None:
