@@ -15,7 +15,7 @@ import uvicorn
 from tests.integration.kpi_salon import NOW
 from turnout_common.clock import FixedClock
 from turnout_common.postgres import create_pool
-from turnout_kpi_api.app import create_app
+from turnout_kpi_api.app import Parts, create_app
 from turnout_kpi_api.auth import Access
 from turnout_kpi_api.reads import Reads
 
@@ -44,7 +44,7 @@ async def running(dsn: str, *, demo_is_open: bool) -> AsyncIterator[Api]:
             access = Access(pool, demo_is_open=demo_is_open, seconds=lambda: api.elapsed)
             clock = FixedClock(NOW)
             config = uvicorn.Config(
-                create_app(Reads(pool, clock), access, clock),
+                create_app(Parts(Reads(pool, clock), access, clock)),
                 host="127.0.0.1",
                 port=0,
                 log_config=None,

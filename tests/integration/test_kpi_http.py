@@ -349,3 +349,18 @@ async def test_a_database_that_is_gone_is_503_with_retry_after(world: World) -> 
             assert (await answer.json(content_type=None))["type"] == "urn:turnout:problem:unavailable"
         assert (await lonely.get("/ready"))[0] == 503
         assert (await lonely.get("/health"))[0] == 200
+
+
+async def test_a_table_that_is_locked_ends_in_503_not_in_a_hang(
+    api: Api, database: Database, world: World
+) -> None:
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE rollup.chain_facts IN ACCESS EXCLUSIVE MODE")
+            status, problem = await api.get("/kpi/summary", world.owner)
+    finally:
+        await admin.close()
+
+    assert (status, problem["type"]) == (503, "urn:turnout:problem:unavailable")
+    assert (await api.get("/kpi/summary", world.owner))[0] == 200

@@ -133,8 +133,8 @@ def test_maturity_follows_the_rules() -> None:
     assert Figures(NOTHING, None).immature(END, END + timedelta(days=90)) == []
 
 
-async def test_generated_documents_are_fresh() -> None:
-    for path, text in (await documents()).items():
+def test_generated_documents_are_fresh() -> None:
+    for path, text in documents().items():
         assert path.read_text(encoding="utf-8") == text, (
             f"stale: run `python -m turnout_kpi_api.documents` ({path})"
         )

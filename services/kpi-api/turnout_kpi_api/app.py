@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import asyncpg
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from turnout_common.clock import Clock
 from turnout_common.health import health_router
@@ -26,8 +27,17 @@ HEADERS = {
 }
 
 
-def create_app(reads: Reads, access: Access, clock: Clock) -> FastAPI:
-    """The application that answers with `reads` to those whom `access` lets in."""
+@dataclass(frozen=True)
+class Parts:
+    """What the application answers with."""
+
+    reads: Reads
+    access: Access
+    clock: Clock
+
+
+def create_app(parts: Parts | None) -> FastAPI:
+    """The application. Without its parts it answers nothing, and only describes itself (documents.py)."""
     app = FastAPI(
         title="Turnout KPI API",
         version="1",
@@ -36,26 +46,27 @@ def create_app(reads: Reads, access: Access, clock: Clock) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.reads, app.state.access = reads, access
+    app.state.parts = parts
     app.include_router(router)
-    app.include_router(_operations(reads, clock))
+    app.include_router(_operations(app))
     app.middleware("http")(_log_and_headers)
     add_problem_handlers(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _operations(reads: Reads, clock: Clock) -> Any:
+def _operations(app: FastAPI) -> APIRouter:
     async def readiness() -> dict[str, str]:
         try:
-            await reads.as_of()
+            await app.state.parts.reads.as_of()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             return {"postgres": f"does not answer as it should: {type(error).__name__}"}
         return {}
 
     async def status() -> dict[str, Any]:
-        as_of = await reads.as_of()
-        return {"as_of": as_of, "freshness_seconds": (clock.now() - as_of).total_seconds()}
+        parts: Parts = app.state.parts
+        as_of = await parts.reads.as_of()
+        return {"as_of": as_of, "freshness_seconds": (parts.clock.now() - as_of).total_seconds()}
 
     return health_router("kpi-api", readiness, status)
 

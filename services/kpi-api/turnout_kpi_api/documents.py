@@ -5,18 +5,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from turnout_common.clock import SystemClock
-from turnout_common.postgres import create_pool
 from turnout_common.topics import contracts_folder
 from turnout_kpi_api.app import create_app
-from turnout_kpi_api.auth import Access
 from turnout_kpi_api.kpis import CLOCK_WORDS, COUNTS, DERIVED_COUNTS, MATURITY_WORDS, METRICS, Metric
-from turnout_kpi_api.reads import Reads
 
 _INTRODUCTION = """\
 # The KPIs
@@ -76,26 +71,21 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]
     return [f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows)]
 
 
-async def openapi_document() -> str:
-    """contracts/openapi/kpi-api.json. The pool behind the application never connects."""
-    pool = await create_pool("postgresql://nobody@127.0.0.1:1/none", "documents")
-    try:
-        app = create_app(Reads(pool, SystemClock()), Access(pool, demo_is_open=False), SystemClock())
-        return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
-    finally:
-        await pool.close()
+def openapi_document() -> str:
+    """contracts/openapi/kpi-api.json."""
+    return json.dumps(create_app(None).openapi(), indent=2, ensure_ascii=False) + "\n"
 
 
-async def documents() -> dict[Path, str]:
+def documents() -> dict[Path, str]:
     """Each generated file and what must stand in it."""
     contracts = contracts_folder()
     return {
-        contracts / "openapi" / "kpi-api.json": await openapi_document(),
+        contracts / "openapi" / "kpi-api.json": openapi_document(),
         contracts.parent / "docs" / "KPIS.md": kpis_page(),
     }
 
 
 if __name__ == "__main__":
-    for path, text in asyncio.run(documents()).items():
+    for path, text in documents().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from turnout_common.clock import SystemClock
 from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
 from turnout_common.runtime import serve
-from turnout_kpi_api.app import create_app
+from turnout_kpi_api.app import Parts, create_app
 from turnout_kpi_api.auth import Access
 from turnout_kpi_api.reads import Reads
 from turnout_kpi_api.settings import KpiApiSettings
@@ -25,7 +25,7 @@ async def run(settings: KpiApiSettings) -> int:
     pool = await create_pool(settings.postgres_dsn.get_secret_value(), "kpi-api", settings.kpi_pool_size)
     try:
         access = Access(pool, demo_is_open=settings.demo_is_open)
-        return await serve(create_app(Reads(pool, clock), access, clock), settings, {})
+        return await serve(create_app(Parts(Reads(pool, clock), access, clock)), settings, {})
     finally:
         await pool.close()
 

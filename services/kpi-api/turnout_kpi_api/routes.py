@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import date
 from typing import Annotated, Any, Literal, TypeAlias
@@ -21,6 +22,8 @@ from turnout_kpi_api.problems import BadRequest, Problem
 from turnout_kpi_api.reads import Reads, Report
 from turnout_kpi_api.reads import Request as Wanted
 
+#: Longer than any query may run; the wait for a free connection is in it. Then 503.
+WAIT_SECONDS = 35.0
 _ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -139,8 +142,9 @@ async def definitions() -> answers.Definitions:
 
 
 async def _scope(request: Request, query: WindowQuery, staff_id: str | None) -> Scope:
-    access: Access = request.app.state.access
-    return await access.scope(request.headers.get("authorization"), query.tenant_id, staff_id)
+    access: Access = request.app.state.parts.access
+    async with asyncio.timeout(WAIT_SECONDS):
+        return await access.scope(request.headers.get("authorization"), query.tenant_id, staff_id)
 
 
 async def _summary(request: Request, scope: Scope, query: StaffQuery) -> answers.Summary:
@@ -150,8 +154,9 @@ async def _summary(request: Request, scope: Scope, query: StaffQuery) -> answers
 
 
 async def _report(request: Request, scope: Scope, wanted: Wanted) -> Report:
-    reads: Reads = request.app.state.reads
+    reads: Reads = request.app.state.parts.reads
     try:
-        return await reads.report(scope, wanted)
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await reads.report(scope, wanted)
     except PeriodError as error:
         raise BadRequest(error.parameter, str(error)) from error

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ipaddress
 
 from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from turnout_common.settings import ServiceSettings
 
 
 class KpiApiSettings(ServiceSettings):
     """What kpi-api needs to start. Refuses to leave tokens out where strangers could reach it."""
+
+    # A refused start prints its reason, and the DSN is part of the input.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     require_token: bool | None = Field(
         None,
