@@ -349,3 +349,22 @@ async def test_run_leaves_alone_what_is_still_on_its_way(
 
     assert result.ok
     assert await rollup.cells("chain", tenant_id) == {}
+
+
+async def test_tenant_with_a_broken_configuration_is_named_and_stops_nobody(
+    rollup: Rollup, maintenance: asyncpg.Connection, salon: list[Event]
+) -> None:
+    tenant_id = salon[0].tenant_id
+    await rollup.admin.execute(
+        "UPDATE platform.tenants SET timezone = 'Mars/Olympus' WHERE tenant_id = $1", tenant_id
+    )
+    try:
+        await RulesWatch(rollup.pool, 30).check()
+        await rollup.apply(chain(tenant_id))
+
+        assert (await report_of(maintenance, salon)).outdated == [tenant_id]
+        assert sum(cell["facts"] for cell in (await rollup.cells("chain", tenant_id)).values()) == 4
+    finally:
+        await rollup.admin.execute(
+            "UPDATE platform.tenants SET timezone = 'Europe/Berlin' WHERE tenant_id = $1", tenant_id
+        )

@@ -143,7 +143,9 @@ async def known(connection: asyncpg.Connection, tenant: str | None) -> list[str]
 def show(report: Report) -> None:
     """What was found, in words."""
     for name in report.outdated:
-        say(f"✗ {name}: facts are made by former settings; the service makes them anew, or `rollup rebuild`")
+        say(
+            f"✗ {name}: facts are not made by its present settings; the service makes them anew, or `rollup rebuild`"
+        )
     for found in (report.drift, report.missing):
         for each in found[:SHOWN]:
             say(f"✗ {each}")

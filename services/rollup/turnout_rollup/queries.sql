@@ -17,7 +17,7 @@ WHERE t.tenant_id = ANY ($1::text[])
 ORDER BY t.tenant_id
 
 -- name: tenant_ids
-SELECT tenant_id FROM platform.tenants WHERE status <> 'deleted' AND ($1::text IS NULL OR tenant_id = $1) ORDER BY tenant_id
+SELECT tenant_id FROM platform.tenants WHERE status <> 'deleted' ORDER BY tenant_id
 
 -- name: insert_rules
 -- Gives the rules in force, also when another consumer was first with them.

@@ -18,7 +18,7 @@ from turnout_common.clock import Clock, SystemClock
 from turnout_common.postgres import Connection, load_queries
 from turnout_rollup.rebuild import PAGE, rebuild, remake
 from turnout_rollup.store import count_changes, sum_days
-from turnout_rollup.tenant_rules import share_rules
+from turnout_rollup.tenant_rules import BadSettings, share_rules
 from turnout_rollup.verify import Progress, Report, silent, verify
 
 log = structlog.get_logger()
@@ -76,7 +76,10 @@ async def run(
 async def repair(connection: Connection, report: Report) -> None:
     """Makes what `report` names what the log says, while the consumers go on."""
     for tenant_id in report.outdated:
-        await rebuild(connection, tenant_id)
+        try:
+            await rebuild(connection, tenant_id)
+        except BadSettings as error:
+            log.error("a tenant's facts stay as they are", reason=str(error))
     entities: dict[tuple[str, str], set[UUID]] = defaultdict(set)
     days: dict[tuple[str, str], set[date]] = defaultdict(set)
     for drift in report.drift:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import astuple
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 
@@ -18,6 +19,10 @@ from turnout_rollup.facts import RULES_REVISION, Rules
 from turnout_rollup.store import SQL
 
 log = structlog.get_logger()
+
+
+class BadSettings(ValueError):
+    """A tenant's configuration that no facts can be made by; nothing of ours writes such a thing."""
 
 
 class NewerRulesInForce(OSError):
@@ -76,9 +81,15 @@ async def begin_rebuild(connection: Connection, tenant_id: str) -> None:
 
 async def tenants_with_new_rules(connection: Connection) -> list[str]:
     """The tenants whose configuration is not the one that their facts were made by."""
-    ids = [row["tenant_id"] for row in await connection.fetch(SQL["tenant_ids"], None)]
-    rows = await connection.fetch(SQL["read_tenants"], ids)
-    return [row["tenant_id"] for row in rows if row["rules_revision"] is not None and differs(row)]
+    ids = [row["tenant_id"] for row in await connection.fetch(SQL["tenant_ids"])]
+    changed = []
+    for row in await connection.fetch(SQL["read_tenants"], ids):
+        try:
+            if row["rules_revision"] is not None and differs(row):
+                changed.append(row["tenant_id"])
+        except BadSettings as error:
+            log.error("a tenant's facts stay as they are", reason=str(error))
+    return changed
 
 
 def differs(row: Any) -> bool:
@@ -87,8 +98,12 @@ def differs(row: Any) -> bool:
 
 
 def wanted_rules(row: Any) -> Rules:
-    """The rules that the tenant's configuration asks for."""
-    settings = TenantSettings.model_validate_json(row["wanted_settings"])
+    """The rules that the tenant's configuration asks for. Raises BadSettings."""
+    try:
+        ZoneInfo(row["wanted_timezone"])
+        settings = TenantSettings.model_validate_json(row["wanted_settings"])
+    except (ValueError, ZoneInfoNotFoundError) as error:
+        raise BadSettings(f"tenant {row['tenant_id']!r}: its time zone or settings are not valid") from error
     return Rules(
         timezone=row["wanted_timezone"],
         currency=row["wanted_currency"],

@@ -17,7 +17,7 @@ from uuid import UUID
 from turnout_common.postgres import Connection, load_queries
 from turnout_common.tenants import UnknownTenant
 from turnout_rollup.facts import Rules
-from turnout_rollup.tenant_rules import rules_in_force, wanted_rules
+from turnout_rollup.tenant_rules import BadSettings, rules_in_force, wanted_rules
 
 SQL = load_queries("turnout_rollup", "verify.sql")
 _BOOKING_LOG = {"log": "booking.truth", "id": "entity_id", "at": "created_at"}
@@ -93,7 +93,7 @@ class Missing:
 
 @dataclass
 class Report:
-    """What a verification found. `outdated`: tenants whose facts are still made by former settings."""
+    """What a verification found. `outdated`: tenants whose facts are not made by their present settings."""
 
     tenants: int = 0
     facts: int = 0
@@ -142,7 +142,11 @@ async def verify_tenant(connection: Connection, tenant_id: str, since: date | No
         tenant = await connection.fetchrow(SQL["tenants"], tenant_id)
         if tenant is None:
             return
-        rules = wanted_rules(tenant)
+        try:
+            rules = wanted_rules(tenant)
+        except BadSettings:
+            report.outdated.append(tenant_id)
+            return
         if tenant["rules_revision"] is not None and rules_in_force(tenant) != rules:
             report.outdated.append(tenant_id)
         parameters = [tenant_id, since, *_settings(rules)]

@@ -180,14 +180,14 @@ said AS MATERIALIZED (
 -- name: compare
 -- `fact` rows (id, version, fields) and `cell` rows (day, staff_id, fields); fields = {{name: [log, stored]}}. A fact at a
 -- version that the log does not have has no fields.
-SELECT 'fact' AS part, f.{key} AS id, f.version, NULL::date AS day, NULL::text AS staff_id, d.fields
-FROM stored f LEFT JOIN said s USING ({key})
-CROSS JOIN LATERAL (
-  SELECT jsonb_object_agg(k.key, jsonb_build_array(k.value, to_jsonb(f.*) -> k.key))
-           FILTER (WHERE k.value IS DISTINCT FROM to_jsonb(f.*) -> k.key) AS fields
-  FROM jsonb_each(to_jsonb(s.*)) k
-) d
-WHERE s.{key} IS NULL OR d.fields IS NOT NULL
+SELECT 'fact' AS part, f.id, f.version, NULL::date AS day, NULL::text AS staff_id,
+       (SELECT jsonb_object_agg(k.key, jsonb_build_array(k.value, f.stored -> k.key))
+        FROM jsonb_each(f.log) k WHERE k.value IS DISTINCT FROM f.stored -> k.key) AS fields
+FROM (
+  SELECT f.{key} AS id, f.version, to_jsonb(s.*) AS log, to_jsonb(f.*) AS stored
+  FROM stored f LEFT JOIN said s USING ({key}) OFFSET 0 -- so that each row is made JSON once
+) f
+WHERE f.log IS DISTINCT FROM f.stored
 UNION ALL
 SELECT 'cell', NULL, NULL, k.day, k.staff_id, d.fields
 FROM (SELECT day, staff_id FROM wanted UNION SELECT day, staff_id FROM rollup.{kind}_days WHERE tenant_id = $1) k

@@ -82,7 +82,7 @@ CREATE TABLE rollup.chain_facts (
   own_currency boolean NOT NULL,
   PRIMARY KEY (tenant_id, booking_id)
 );
-CREATE INDEX chain_facts_day ON rollup.chain_facts (tenant_id, day);
+CREATE INDEX chain_facts_day ON rollup.chain_facts (tenant_id, day, staff_id);
 CREATE INDEX chain_facts_client ON rollup.chain_facts (tenant_id, client_id, start_at) WHERE client_id IS NOT NULL;
 COMMENT ON TABLE rollup.chain_facts IS
   'clock A: `day` is the local date of start_at. staff_id, service_id: '''' = not mapped. Depending on settings: day, off_peak, on_grid, late_cancel, own_currency';
@@ -109,7 +109,7 @@ CREATE TABLE rollup.intent_facts (
   withdrawn boolean NOT NULL,
   PRIMARY KEY (tenant_id, intent_id)
 );
-CREATE INDEX intent_facts_day ON rollup.intent_facts (tenant_id, day);
+CREATE INDEX intent_facts_day ON rollup.intent_facts (tenant_id, day, staff_id);
 COMMENT ON TABLE rollup.intent_facts IS 'clock I: `day` is the local date of opened_at';
 
 CREATE TABLE rollup.message_facts (
@@ -136,7 +136,7 @@ CREATE TABLE rollup.message_facts (
   reason text,
   PRIMARY KEY (tenant_id, message_id)
 );
-CREATE INDEX message_facts_day ON rollup.message_facts (tenant_id, day);
+CREATE INDEX message_facts_day ON rollup.message_facts (tenant_id, day, staff_id);
 COMMENT ON TABLE rollup.message_facts IS 'clock E: `day` is the local date of first_attempt_at, NULL before the first attempt';
 
 CREATE TABLE rollup.other_facts (
@@ -165,7 +165,7 @@ CREATE TABLE rollup.other_facts (
   own_currency boolean NOT NULL,
   PRIMARY KEY (tenant_id, fact_id)
 );
-CREATE INDEX other_facts_day ON rollup.other_facts (tenant_id, day);
+CREATE INDEX other_facts_day ON rollup.other_facts (tenant_id, day, staff_id);
 COMMENT ON TABLE rollup.other_facts IS
   'feedback, stock, goods, shifts, payments outside a visit; `day` is the local date of clock_at: a shift''s start, else `at`';
 
@@ -566,7 +566,7 @@ FROM others s CROSS JOIN LATERAL (VALUES
   ('inventoryVariancePct', s.inventory_variance, s.inventory_expected, 100)
 ) m(metric, numerator, denominator, factor);
 
--- Contract for internal consumers. metrics: {"noShowRate": {"value", "numerator", "denominator"}, ...}; a plain sum has
+-- Contracts for internal consumers: `WHERE tenant_id = … AND granularity = …`. metrics: {"noShowRate": {"value", "numerator", "denominator"}, ...}; a plain sum has
 -- no denominator; a metric whose clock has nothing in the period is absent.
 CREATE VIEW rollup.staff_kpi_rollup WITH (security_invoker = true) AS
 SELECT p.tenant_id, p.staff_id, p.granularity, p.period_start, p.period_end,
@@ -589,6 +589,10 @@ FROM (
   FROM rollup.kpi_parts GROUP BY tenant_id, granularity, period_start, period_end, metric, factor
 ) p
 GROUP BY p.tenant_id, p.granularity, p.period_start, p.period_end;
+
+COMMENT ON VIEW rollup.kpi_rollup IS
+  'KPIs now, by tenant and period (hourly, daily, weekly, monthly; the tenant''s zone): metrics = {name: {value, numerator, denominator}}';
+COMMENT ON VIEW rollup.staff_kpi_rollup IS 'as kpi_rollup, by member of staff; staff_id '''' = not mapped';
 
 GRANT SELECT ON rollup.chain_contributions, rollup.intent_contributions, rollup.message_contributions,
   rollup.other_contributions, rollup.kpi_parts, rollup.staff_kpi_rollup, rollup.kpi_rollup
