@@ -15,7 +15,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServiceSettings(BaseSettings):
     """What any service needs to start."""
 
-    model_config = SettingsConfigDict(env_prefix="TURNOUT_", extra="ignore", frozen=True)
+    # A refused start must not print a DSN or a key.
+    model_config = SettingsConfigDict(
+        env_prefix="TURNOUT_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     env: Literal["development", "production"] = Field(
         "production",
