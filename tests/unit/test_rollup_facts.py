@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.rollup_world import START, chain, fact, intent, message
+from tests.integration.rollup_world import START, chain, fact, intent, message, record_of
+from turnout_common import metrics
+from turnout_common.clock import FixedClock
+from turnout_common.consumer import Received
+from turnout_common.events import from_headers
 from turnout_rollup.facts import ChainFact, IntentFact, MessageFact, OtherFact, Rules, fact_of
-from turnout_rollup.handlers import newest_versions
+from turnout_rollup.handlers import FactHandler, newest_versions
 
 BERLIN = Rules("Europe/Berlin", "EUR", 24, 11, 19, 15)
 
@@ -123,3 +127,35 @@ def test_highest_version_of_an_entity_is_kept_whatever_the_order() -> None:
     other = chain("salon", version=1)
 
     assert newest_versions([second, first, other, second]) == [second, other]
+
+
+def received(happened: datetime, published: datetime) -> Received:
+    event = chain("salon").model_copy(update={"occurred_at": happened})
+    record = record_of(event, published)
+    return Received(from_headers(record.headers), event, record)
+
+
+def freshness_sum() -> float:
+    return metrics.FRESHNESS._sum.get()
+
+
+@pytest.mark.parametrize(
+    ("happened_before", "published_before", "seconds"),
+    [
+        (3.0, 2.0, 3.0),  # live: since it happened
+        (86_400.0, 2.0, 2.0),  # imported: since it was published
+        (-30.0, 2.0, 2.0),  # the source's clock is ahead of ours
+    ],
+)
+def test_freshness_is_measured_from_the_event_if_it_is_live_else_from_its_publishing(
+    happened_before: float, published_before: float, seconds: float
+) -> None:
+    handler = FactHandler(FixedClock(START))
+    happened, published = (START - timedelta(seconds=s) for s in (happened_before, published_before))
+    handler._batch = [received(happened, published)]
+    before = freshness_sum()
+
+    handler.committed()
+
+    assert freshness_sum() - before == pytest.approx(seconds)
+    assert handler.freshness_seconds == published_before
