@@ -15,8 +15,7 @@ CREATE TABLE booking.chains (
   staff_id text,
   first_source_at timestamptz NOT NULL,
   start_at timestamptz NOT NULL,
-  fold_revision int NOT NULL,
-  item_count int NOT NULL,
+  fold_basis text NOT NULL,
   state jsonb NOT NULL,
   slots jsonb NOT NULL DEFAULT '{}',
   founded_at timestamptz NOT NULL DEFAULT now(),
@@ -24,12 +23,22 @@ CREATE TABLE booking.chains (
   CHECK ((status = 'merged') = (merged_into IS NOT NULL))
 ) WITH (fillfactor = 80);
 COMMENT ON COLUMN booking.chains.pinned_intent_id IS 'the intent that the source itself names (Cal.com: metadata.intent)';
-COMMENT ON COLUMN booking.chains.fold_revision IS 'turnout_booking.domain.rules.REVISION that made the state';
+COMMENT ON COLUMN booking.chains.fold_basis IS 'digest of the rules'' revision and the tenant''s settings that made the state';
 COMMENT ON COLUMN booking.chains.slots IS 'what is planned at the sender: template -> sent_key';
 CREATE INDEX chains_client ON booking.chains (client_id, first_source_at) WHERE client_id IS NOT NULL;
 CREATE INDEX chains_pinned ON booking.chains (pinned_intent_id) WHERE pinned_intent_id IS NOT NULL;
 CREATE INDEX chains_tenant ON booking.chains (tenant_id, start_at);
-CREATE INDEX chains_revision ON booking.chains (fold_revision, booking_id);
+CREATE INDEX chains_basis ON booking.chains (tenant_id, fold_basis, booking_id) WHERE status <> 'merged';
+
+-- What each tenant's chains were last folded by; another basis in force makes booking fold them again.
+CREATE TABLE booking.tenant_folds (
+  tenant_id text PRIMARY KEY,
+  fold_basis text NOT NULL,
+  adopted_at timestamptz NOT NULL DEFAULT now(),
+  settled boolean NOT NULL DEFAULT false
+);
+COMMENT ON COLUMN booking.tenant_folds.settled IS
+  'a second pass was made after every transaction that may have used the former basis had ended';
 
 -- The set that a chain is folded from. `item` is turnout_booking.domain.items.Item as JSON: ids, enums, numbers, times.
 CREATE TABLE booking.chain_items (
@@ -159,13 +168,15 @@ CREATE TABLE booking.chat_items (
 );
 CREATE INDEX chat_items_at ON booking.chat_items (client_id, at);
 
--- Business facts that are entities of their own; `item` as in chain_items, `state` is FactState at `version`.
+-- Business facts that are entities of their own. `base` is FactState as the fact itself tells it, `state` is it joined
+-- with its booking, at `version`. Of a shift that is planned again the newest (at, item_key) counts.
 CREATE TABLE booking.facts (
   fact_id uuid PRIMARY KEY,
   tenant_id text NOT NULL,
   version int NOT NULL CHECK (version >= 1),
   booking_id uuid,
-  item text NOT NULL,
+  item_key uuid NOT NULL,
+  base text NOT NULL,
   state jsonb NOT NULL,
   updated_at timestamptz NOT NULL DEFAULT now()
 );
@@ -187,7 +198,7 @@ CREATE TABLE booking.client_contacts (
   created_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, kind, hash)
 );
-COMMENT ON COLUMN booking.client_contacts.kind IS 'phone, email, or the channel of a chat';
+COMMENT ON COLUMN booking.client_contacts.kind IS 'phone, email or chat (whose hash covers its channel)';
 CREATE INDEX client_contacts_client ON booking.client_contacts (client_id);
 
 -- Where a client can be written to; `opted_out` is the newest of client_consents.
@@ -241,7 +252,7 @@ CREATE UNIQUE INDEX outbound_seq ON booking.outbound (seq);
 CREATE INDEX outbound_booking ON booking.outbound (booking_id);
 
 SELECT platform.protect(format('booking.%I', name), 'turnout_booking') FROM unnest(ARRAY[
-  'chains', 'chain_items', 'source_refs', 'parked', 'intents', 'chat_items', 'facts', 'clients', 'client_contacts',
+  'chains', 'tenant_folds', 'chain_items', 'source_refs', 'parked', 'intents', 'chat_items', 'facts', 'clients', 'client_contacts',
   'client_chats', 'client_consents', 'notes', 'outbound']) AS tables(name);
 
 -- booking_events: the writer reads and appends; grants and policies on the parent only.
@@ -303,6 +314,6 @@ SELECT platform.let_read('booking.read_marks', 'topic, partition, read_until, pa
 DROP VIEW booking.oldest_unpublished, booking.read_bookings, booking.truth, booking.heads, booking.contactable;
 DROP TABLE booking.outbound, booking.notes, booking.client_consents, booking.client_chats, booking.client_contacts,
   booking.clients, booking.facts, booking.chat_items, booking.intents, booking.booking_events, booking.parked,
-  booking.source_refs, booking.chain_items, booking.chains, booking.missing, booking.recovery_marks,
+  booking.source_refs, booking.chain_items, booking.tenant_folds, booking.chains, booking.missing, booking.recovery_marks,
   booking.dead_letters, booking.read_marks, booking.applied, booking.outbox;
 DROP FUNCTION booking.add_event_partitions(int), booking.refuse_change();

@@ -1,0 +1,53 @@
+"""What the service says of itself: whether it is ready, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import asyncpg
+
+from turnout_booking.handlers import BookingHandler
+from turnout_booking.tenant_rules import SQL
+from turnout_common.consumer import BatchConsumer
+from turnout_common.health import Readiness, Status
+
+POLL_AGE_SECONDS = 30.0
+
+
+def readiness(pool: asyncpg.Pool, consumers: Sequence[BatchConsumer]) -> Readiness:
+    """What does not answer: Postgres now, or Kafka for a while."""
+
+    async def faults() -> dict[str, str]:
+        found = {}
+        try:
+            await pool.fetchval("SELECT 1", timeout=2)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            found["postgres"] = f"does not answer: {error or type(error).__name__}"
+        for consumer in consumers:
+            age = monotonic() - consumer.marks.polled_at
+            if age > POLL_AGE_SECONDS:
+                found[consumer.topic] = f"Kafka was last heard {age:.0f} s ago"
+        return found
+
+    return faults
+
+
+def status(
+    pool: asyncpg.Pool, consumers: Sequence[BatchConsumer], handlers: Sequence[BookingHandler]
+) -> Status:
+    """Lag, records applied, events written, what waits for its booking, and how fresh the last batch was."""
+
+    async def figures() -> dict[str, Any]:
+        fresh = [h.freshness_seconds for h in handlers if h.freshness_seconds is not None]
+        row = await pool.fetchrow(SQL["status_figures"])
+        return {
+            "lag": sum(consumer.marks.lag for consumer in consumers),
+            "applied": sum(consumer.applied for consumer in consumers),
+            "events": sum(handler.events_written for handler in handlers),
+            "freshness_seconds": max(fresh, default=None),
+            **dict(row or {}),
+        }
+
+    return figures
