@@ -6,7 +6,7 @@ In: events that were applied never before, of a batch. Out: everything that they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,19 +16,23 @@ from turnout_common.clock import Clock
 from turnout_common.consumer import Outcome, Received
 from turnout_common.events import MessageEvent
 from turnout_common.postgres import Connection
+from turnout_common.topics import INBOUND, MESSAGE_EVENTS
 
-#: What is consumed of each topic.
-INBOUND_TYPES = frozenset({"inbound.booking", "inbound.fact", "inbound.message", "inbound.consent"})
-MESSAGE_TYPES = frozenset({"message.changed"})
+#: What is consumed: topics, and the event types wanted of each.
+TOPICS = {
+    INBOUND: frozenset({"inbound.booking", "inbound.fact", "inbound.message", "inbound.consent"}),
+    MESSAGE_EVENTS: frozenset({"message.changed"}),
+}
 #: An event that was published longer than this after it happened measures no freshness: imports, backlogs.
 LIVE = timedelta(minutes=1)
 
 
 class BookingHandler:
-    """Applies a batch of either topic; after its commit `committed()` takes the time."""
+    """Applies a batch of either topic; `committed()` is called after its commit, and calls `wake` (the relay's)."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, wake: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
+        self._wake = wake
         self._batch: Sequence[Received] = ()
         self.freshness_seconds: float | None = None
         self.events_written = 0
@@ -49,6 +53,7 @@ class BookingHandler:
 
     def committed(self) -> None:
         """Notes how old the oldest record of the batch was, of those that were published as they happened."""
+        self._wake()
         now = self._clock.now()
         batch, self._batch = self._batch, ()
         live = [r.published_at for r in batch if r.published_at - r.envelope.time < LIVE]

@@ -12,8 +12,15 @@ from turnout_booking.handlers import BookingHandler
 from turnout_booking.tenant_rules import SQL
 from turnout_common.consumer import BatchConsumer
 from turnout_common.health import Readiness, Status
+from turnout_common.recovery import Watch
+from turnout_common.topics import BOOKING_EVENTS, OUTBOUND
 
 POLL_AGE_SECONDS = 30.0
+#: Who reads what booking publishes, for the recovery check.
+WATCHES = (
+    Watch(BOOKING_EVENTS, "rollup", SQL["walk_events"], SQL["republish_events"]),
+    Watch(OUTBOUND, "sender", SQL["walk_outbound"], SQL["republish_outbound"]),
+)
 
 
 def readiness(pool: asyncpg.Pool, consumers: Sequence[BatchConsumer]) -> Readiness:

@@ -16,7 +16,7 @@ import asyncpg
 from turnout_booking.batch import Task, apply
 from turnout_booking.tenant_rules import SQL, TenantRules, read_rules
 from turnout_common.clock import Clock, SystemClock
-from turnout_common.postgres import Connection, connect
+from turnout_common.postgres import Connection
 from turnout_common.tenants import UnknownTenant
 
 PAGE_CHAINS = 200
@@ -34,7 +34,7 @@ class Refolded:
 
 
 async def refold(
-    dsn: str,
+    pool: asyncpg.Pool,
     tenant_id: str | None = None,
     progress: Progress = lambda done, total: None,
     *,
@@ -43,31 +43,27 @@ async def refold(
 ) -> Refolded:
     """Folds again what older rules or settings made, of one tenant or of all; `everything`: every chain.
 
-    `dsn` is role turnout_booking's. Events go out by the running service's relay. Raises UnknownTenant.
+    `pool` is role turnout_booking's. The events go out by the running service's relay. Raises UnknownTenant.
     """
-    connection = await connect(dsn, "turnout-booking-refold")
-    try:
+    async with pool.acquire() as connection:
         rules = await read_rules(connection, None if tenant_id is None else [tenant_id])
         if tenant_id is not None and tenant_id not in rules:
             raise UnknownTenant(f"there is no tenant {tenant_id!r}")
-        totals = {
-            each.tenant_id: await connection.fetchval(
+        total = 0
+        for each in rules.values():
+            total += await connection.fetchval(
                 SQL["count_to_refold"], each.tenant_id, each.fold_basis, everything
             )
-            for each in rules.values()
-        }
         done = Refolded(0, 0)
         for each in rules.values():
-            start = done
+            before = done.chains
 
-            def report(now: Refolded, start: Refolded = start) -> None:
-                progress(start.chains + now.chains, sum(totals.values()))
+            def report(part: Refolded, before: int = before) -> None:
+                progress(before + part.chains, total)
 
             part = await refold_tenant(connection, each, clock or SystemClock(), report, everything)
             done = Refolded(done.chains + part.chains, done.events + part.events)
         return done
-    finally:
-        await connection.close()
 
 
 async def refold_tenant(
