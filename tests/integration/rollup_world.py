@@ -1,17 +1,15 @@
-"""Entities for rollup's tests: versions of chains, intents, messages and facts, the logs they stand in, the consumer
-that applies them, and the cells as plain Python sums them up from the highest versions.
+"""Entities for rollup's tests: versions of chains, intents, messages and facts, the logs they stand in, and the
+consumers that apply them.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import asyncpg
 from aiokafka import ConsumerRecord
@@ -125,6 +123,21 @@ def message(tenant_id: str, version: int = 1, message_id: UUID | None = None, **
     )
 
 
+def something_of_everything(tenant_id: str) -> list[Event]:
+    """Eight versions of seven entities: of each kind one at least, and a chain that was moved."""
+    moved = chain(tenant_id, staff_id="ann")
+    return [
+        moved,
+        chain(tenant_id, 2, moved.entity_id, staff_id="bob", start_at=START + 24 * HOUR, moves=1),
+        chain(tenant_id, staff_id="ann", gross_minor=5000, rating=5),
+        chain(tenant_id, status="cancelled", cancelled_at=START - HOUR),
+        intent(tenant_id, confirmed_at=START + HOUR),
+        message(tenant_id),
+        fact(tenant_id, "feedback", rating=4),
+        fact(tenant_id, "shift", start_at=START, end_at=START + 8 * HOUR),
+    ]
+
+
 def record_of(event: Event, published_at: datetime | None = None) -> Raw:
     """The event as Kafka brings it."""
     is_message = isinstance(event, MessageEvent)
@@ -132,7 +145,7 @@ def record_of(event: Event, published_at: datetime | None = None) -> Raw:
     entity = event.message_id if isinstance(event, MessageEvent) else event.entity_id
     envelope = Envelope(event.event_id, kind, "test", event.occurred_at, str(entity), event.tenant_id)
     value, key = event.model_dump_json().encode(), f"{event.tenant_id}:{entity}".encode()
-    timestamp = int((published_at or datetime.now(UTC)).timestamp() * 1000)
+    timestamp = int((published_at or SystemClock().now()).timestamp() * 1000)
     topic = "message_events" if is_message else "booking_events"
     return ConsumerRecord(
         topic, 0, next(_offsets), timestamp, 0, key, value, None, len(key), len(value), tuple(envelope.headers())
@@ -214,139 +227,3 @@ async def rollup_on(database: Database) -> AsyncIterator[Rollup]:
     finally:
         await admin.close()
         await pool.close()
-
-
-def heads(events: Iterable[Event]) -> list[Event]:
-    """The highest version of each entity."""
-    found: dict[UUID, Event] = {}
-    for event in events:
-        entity = event.message_id if isinstance(event, MessageEvent) else event.entity_id
-        if entity not in found or found[entity].version < event.version:
-            found[entity] = event
-    return list(found.values())
-
-
-Cells = dict[tuple[str, date, str], dict[str, int]]
-
-
-def summed_up(events: Sequence[Event], zones: dict[str, str]) -> dict[str, Cells]:
-    """The cells, by kind, as kpis.md has them: plain sums over the highest versions, all of it past."""
-    cells: dict[str, Cells] = {
-        kind: defaultdict(lambda: defaultdict(int)) for kind in ("chain", "intent", "message", "other")
-    }
-    for event in heads(events):
-        zone = ZoneInfo(zones[event.tenant_id])
-        if isinstance(event, MessageEvent):
-            if event.first_attempt_at is not None:
-                key = (event.tenant_id, event.first_attempt_at.astimezone(zone).date(), "")
-                _add(cells["message"][key], _message_parts(event))
-            continue
-        state = event.payload
-        match state:
-            case ChainState():
-                at, kind, parts = state.start_at, "chain", _chain_parts(state, zone)
-            case IntentState():
-                at, kind, parts = state.opened_at, "intent", _intent_parts(state)
-            case FactState():
-                at = state.start_at if state.fact == "shift" and state.start_at else state.at
-                kind, parts = "other", _fact_parts(state)
-        _add(cells[kind][event.tenant_id, at.astimezone(zone).date(), state.staff_id or ""], parts)
-    return cells
-
-
-def _add(cell: dict[str, int], parts: dict[str, int]) -> None:
-    cell["facts"] += 1
-    for name, value in parts.items():
-        cell[name] += value
-
-
-def _chain_parts(state: ChainState, zone: ZoneInfo) -> dict[str, int]:
-    local = state.start_at.astimezone(zone)
-    booked = state.confirmed_at is not None and state.status != "merged"
-    called_off = (
-        state.status == "cancelled" and (state.cancelled_at or state.start_at - HOUR) < state.start_at
-    )
-    cancelled = booked and called_off and state.cancel_reason != "reschedule_requested"
-    due = booked and not called_off
-    no_show = state.no_show or state.status == "no_show"
-    visit = booked and state.status != "cancelled" and not no_show
-    late = state.cancelled_at is not None and state.start_at - state.cancelled_at < 24 * HOUR
-    own = state.currency in (None, "EUR")
-    reminded = state.reminder_accepted_at is not None and state.reminder_accepted_at < state.start_at
-    net = state.gross_minor - state.discount_minor - state.refund_minor
-    return {
-        "booked": booked,
-        "cancelled": cancelled,
-        "late_cancelled": cancelled and late,
-        "moved": booked and state.moves > 0,
-        "off_peak": booked and (local.hour < 11 or local.hour >= 19),
-        "on_grid": booked and local.minute % 15 == 0 and local.second == 0,
-        "lead_seconds": int((state.start_at - state.confirmed_at) // timedelta(seconds=1))
-        if booked and state.confirmed_at
-        else 0,
-        "due": due,
-        "no_show": due and no_show,
-        "reachable": due and state.reachable,
-        "reminder_covered": due and state.reachable and reminded,
-        "visit": visit,
-        "gross": state.gross_minor if visit and own else 0,
-        "net": net if visit and own else 0,
-        "other_currency": state.other_currency_payments + (not own) if visit else 0,
-        "feedback": visit and state.rating is not None,
-        "service_minutes": (state.end_at - state.start_at) // timedelta(minutes=1) if visit else 0,
-    }
-
-
-def _intent_parts(state: IntentState) -> dict[str, int]:
-    counts = not state.withdrawn
-    confirmed = counts and state.confirmed_at is not None
-    ended = state.confirmed_at or state.closed_at
-    suggested = counts and state.booking_id is not None and state.off_peak_suggested
-    return {
-        "intents": counts,
-        "admin_actions": state.admin_actions if counts else 0,
-        "off_peak_suggested": suggested,
-        "off_peak_taken": suggested and state.off_peak_taken,
-        "closed": counts,
-        "intervened": counts and state.admin_actions > 0,
-        "confirmed": confirmed,
-        "automated": confirmed and not state.admin_before_confirmation,
-        "resolved": counts and ended is not None,
-        "resolve_seconds": (ended - state.opened_at) // timedelta(seconds=1) if counts and ended else 0,
-    }
-
-
-def _message_parts(event: MessageEvent) -> dict[str, int]:
-    delivered = event.delivered_at is not None or event.read_at is not None
-    accepted = event.accepted_at is not None or delivered
-    reminder = event.template == MessageTemplate.REMINDER_24H
-    return {
-        "attempted": 1,
-        "accepted": accepted,
-        "receipted": accepted and event.gives_receipts,
-        "delivered": delivered and event.gives_receipts,
-        "reminder_receipted": accepted and event.gives_receipts and reminder,
-        "reminder_delivered": delivered and event.gives_receipts and reminder,
-        "failed": event.status == "failed",
-        "dead": event.status == "dead",
-        "unknown": event.status == "unknown",
-    }
-
-
-def _fact_parts(state: FactState) -> dict[str, int]:
-    own = state.currency in (None, "EUR")
-    counted = state.fact == "inventory_count" and state.expected is not None and state.counted is not None
-    goods = state.fact == "goods_sale" and state.booking_id is None and own
-    shift = state.fact == "shift" and state.start_at is not None and state.end_at is not None
-    rated = state.fact == "feedback" and state.rating is not None
-    minutes = (state.end_at - state.start_at) // timedelta(minutes=1) if shift else 0  # type: ignore[operator]
-    return {
-        "rating_sum": state.rating or 0 if rated else 0,
-        "ratings": rated,
-        "inventory_variance": abs((state.counted or 0) - (state.expected or 0)) if counted else 0,
-        "inventory_expected": state.expected or 0 if counted else 0,
-        "goods_gross": state.gross_minor or 0 if goods else 0,
-        "goods_net": (state.gross_minor or 0) - (state.discount_minor or 0) if goods else 0,
-        "other_currency": state.gross_minor is not None and not own,
-        "rostered_minutes": max(minutes - (state.break_minutes or 0), 0),
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,9 @@ from tests.infrastructure import Database
 from tests.integration.rollup_world import Rollup, chain, rollup_on
 from turnout_cli import rollup_commands
 from turnout_cli.errors import CommandError
+from turnout_common.clock import SystemClock
+from turnout_rollup.verify import Report
+from turnout_rollup.verify import verify as verify_tenants
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +38,7 @@ def on(database: Database, work: Callable[[Rollup], Awaitable[None]]) -> None:
 @pytest.fixture
 def planted(database: Database, tenant_id: str) -> str:
     """A tenant with one fact that drifted and one that is missing, both of an hour ago."""
-    at = datetime.now(UTC)
+    at = SystemClock().now()
     kept, lost = chain(tenant_id, start_at=at, gross_minor=500), chain(tenant_id, start_at=at)
 
     async def plant(rollup: Rollup) -> None:
@@ -81,7 +84,7 @@ def test_verify_waits_for_what_is_on_its_way(
 ) -> None:
     late = chain(tenant_id)
     on(database, lambda rollup: rollup.write_logs([late]))
-    reports = []
+    reports: list[Report] = []
 
     async def slow(*arguments: Any, **options: Any) -> Any:
         report = await verify(*arguments, **options)
@@ -90,7 +93,7 @@ def test_verify_waits_for_what_is_on_its_way(
             await rollup.apply(late)
         return report
 
-    verify = rollup_commands.verify_tenants
+    verify = verify_tenants
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollup_commands, "verify_tenants", slow)
         assert rollup_commands.verify(tenant=tenant_id, wait=20) == 0
@@ -120,7 +123,7 @@ def test_unknown_tenant_is_told_in_words(command: str) -> None:
 
 
 def test_progress_is_told(tenant_id: str, database: Database) -> None:
-    events = [chain(tenant_id, start_at=datetime.now(UTC) + timedelta(hours=n)) for n in range(3)]
+    events = [chain(tenant_id, start_at=SystemClock().now() + timedelta(hours=n)) for n in range(3)]
     on(database, lambda rollup: rollup.write_logs(events))
     told = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,7 +13,7 @@ from tests.integration.rollup_world import Rollup, chain, fact, intent, message,
 from turnout_rollup import rebuild, store, verify
 from turnout_rollup.facts import ChainFact, IntentFact, MessageFact, OtherFact
 
-FACTS = {"chain": ChainFact, "intent": IntentFact, "message": MessageFact, "other": OtherFact}
+FACTS: dict[str, Any] = {"chain": ChainFact, "intent": IntentFact, "message": MessageFact, "other": OtherFact}
 TENANT_TABLES = [f"{kind}_{what}" for kind in FACTS for what in ("facts", "days")]
 VIEWS = [f"{kind}_contributions" for kind in FACTS] + ["kpi_parts", "kpi_rollup", "staff_kpi_rollup"]
 STATEMENTS = (
