@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
@@ -12,13 +15,16 @@ async def create_topics(
     bootstrap: str, prefix: str = "", replication: int = 1, partitions: int | None = None
 ) -> list[str]:
     """Creates what is missing and gives its names. Raises aiokafka's errors, with the topic's name, for all else."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="turnout-topics")
-    await admin.start()
-    try:
+    # With three replicas a write must reach two, so that losing one broker loses nothing (design §1).
+    durable = {"min.insync.replicas": "2"} if replication >= 3 else {}
+    async with _admin(bootstrap) as admin:
         existing = set(await admin.list_topics())
         wanted = [
             NewTopic(
-                prefix + spec.name, partitions or spec.partitions, replication, topic_configs=spec.config
+                prefix + spec.name,
+                partitions or spec.partitions,
+                replication,
+                topic_configs=spec.config | durable,
             )
             for spec in load_topics().values()
             if prefix + spec.name not in existing
@@ -31,5 +37,20 @@ async def create_topics(
             if code and error is not TopicAlreadyExistsError:
                 raise error(f"topic {topic}: {' '.join(str(part) for part in message if part)}")
         return [topic.name for topic in wanted]
+
+
+async def missing_topics(bootstrap: str, prefix: str = "") -> list[str]:
+    """The names of the topics that the broker lacks."""
+    async with _admin(bootstrap) as admin:
+        existing = set(await admin.list_topics())
+        return [prefix + name for name in load_topics() if prefix + name not in existing]
+
+
+@asynccontextmanager
+async def _admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="turnout-topics")
+    try:
+        await admin.start()
+        yield admin
     finally:
         await admin.close()
