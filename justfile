@@ -1,0 +1,106 @@
+# Every recipe is a command of the README or a step of .ci/run under the same name. `just` alone lists them.
+
+set positional-arguments
+
+[private]
+default:
+    @just --list --unsorted
+
+# start Postgres, Kafka and all services, without Docker
+[group('run')]
+up *arguments:
+    ./turnout up "$@"
+
+# stop what `up` started
+[group('run')]
+down:
+    ./turnout down
+
+# send a booking's life through the running system and check each step
+[group('run')]
+smoke *arguments:
+    ./turnout smoke "$@"
+
+# the same system in containers
+[group('run')]
+compose-up:
+    ./turnout secrets
+    docker compose up --build --detach --wait
+
+# stop the containers; their data stays
+[group('run')]
+compose-down:
+    docker compose down
+
+# all tests, or what the arguments say (pytest's)
+[group('check')]
+test *arguments:
+    ./turnout test "$@"
+
+# unit and contract tests: seconds, no server
+[group('check')]
+test-fast *arguments:
+    ./turnout test --fast "$@"
+
+# style, format, import rules
+[group('check')]
+lint:
+    uv run --frozen ruff check
+    uv run --frozen ruff format --check
+    uv run --frozen lint-imports
+
+# mypy, strict
+[group('check')]
+types:
+    uv run --frozen mypy
+
+# write the format that `lint` checks
+[group('check')]
+fmt:
+    uv run --frozen ruff check --fix
+    uv run --frozen ruff format
+
+# generated contracts are fresh, every example parses
+[group('check')]
+contracts:
+    ./turnout contracts check
+
+# run the hooks of .pre-commit-config.yaml on all files
+[group('check')]
+hooks:
+    uv run --frozen prek run --all-files
+
+# what CI runs, in one pass
+[group('check')]
+ci:
+    CI=true bash .ci/run
+
+# all tests on embedded servers, in containers and on given servers; then the faults twenty times
+[group('check')]
+nightly:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    TURNOUT_TEST_BACKEND=embedded ./turnout test
+    TURNOUT_TEST_BACKEND=testcontainers ./turnout test
+    ./turnout secrets
+    docker compose up --detach --wait postgres kafka
+    source .env
+    TURNOUT_TEST_POSTGRES=postgresql://postgres:$TURNOUT_ADMIN_PASSWORD@127.0.0.1:${TURNOUT_COMPOSE_POSTGRES_PORT:-8610}/postgres \
+    TURNOUT_TEST_KAFKA=127.0.0.1:${TURNOUT_COMPOSE_KAFKA_PORT:-8611} ./turnout test
+    docker compose down
+    for round in {1..20}; do TURNOUT_TEST_BACKEND=embedded ./turnout test tests/resilience; done
+
+# a figure of docs/PERFORMANCE.md: `just bench pipeline`
+[group('check')]
+bench *arguments:
+    ./turnout bench "$@"
+
+# install the git hooks
+[group('develop')]
+hooks-install:
+    uv run --frozen prek install
+
+# bring the environment to the lock
+[group('develop')]
+sync:
+    uv sync --frozen
