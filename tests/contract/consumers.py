@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import asyncpg
-
+from turnout_booking.handlers import TOPICS as BOOKING_TOPICS
+from turnout_booking.handlers import BookingHandler
 from turnout_common.clock import SystemClock
 from turnout_common.consumer import Handler
 from turnout_common.topics import BOOKING_EVENTS, INBOUND, MESSAGE_EVENTS, OUTBOUND
@@ -14,7 +14,7 @@ from turnout_rollup.handlers import TOPICS as ROLLUP_TOPICS
 from turnout_rollup.handlers import FactHandler
 from turnout_sender.handlers import INBOUND_TYPES, OUTBOUND_TYPES, InboundHandler, OutboundHandler
 
-HandlerFactory = Callable[[asyncpg.Pool, bytes], Awaitable[Handler]]
+HandlerFactory = Callable[[], Handler]
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,33 @@ class ConsumerCase:
     service: str
     wanted: frozenset[str]
     handler: HandlerFactory
+    #: Of messages about bookings that it does not have, booking takes none.
+    takes_some: bool = True
 
     @property
     def name(self) -> str:
         return f"{self.service}-{self.topic}"
 
 
-async def sender_outbound(pool: asyncpg.Pool, master_key: bytes) -> Handler:
+def booking() -> Handler:
+    return BookingHandler(SystemClock())
+
+
+def sender_outbound() -> Handler:
     return OutboundHandler(SystemClock())
 
 
-async def sender_inbound(pool: asyncpg.Pool, master_key: bytes) -> Handler:
+def sender_inbound() -> Handler:
     return InboundHandler(SystemClock())
 
 
-async def rollup(pool: asyncpg.Pool, master_key: bytes) -> Handler:
+def rollup() -> Handler:
     return FactHandler(SystemClock())
 
 
 CONSUMERS = (
+    ConsumerCase(INBOUND, "booking", BOOKING_TOPICS[INBOUND], booking),
+    ConsumerCase(MESSAGE_EVENTS, "booking", BOOKING_TOPICS[MESSAGE_EVENTS], booking, takes_some=False),
     ConsumerCase(OUTBOUND, "sender", OUTBOUND_TYPES, sender_outbound),
     ConsumerCase(INBOUND, "sender", INBOUND_TYPES, sender_inbound),
     ConsumerCase(BOOKING_EVENTS, "rollup", ROLLUP_TOPICS[BOOKING_EVENTS], rollup),

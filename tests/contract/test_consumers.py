@@ -64,7 +64,7 @@ async def consumer_of(case: ConsumerCase, database: Database, pool: asyncpg.Pool
         pool=pool,
         schema=case.service,
         topic=case.topic,
-        handler=await case.handler(pool, MASTER_KEY),
+        handler=case.handler(),
         wanted=case.wanted,
     )
 
@@ -97,7 +97,7 @@ async def test_every_example_is_consumed_and_a_second_time_changes_nothing(
         expected = {"applied", "parked", "ignored"} if example.event_type in case.wanted else {"ignored"}
         assert outcomes.get(example.envelope.id) in expected, example.name
     taken = {outcomes[example.envelope.id] for example in examples if example.event_type in case.wanted}
-    assert taken - {"ignored"}
+    assert case.takes_some == bool(taken - {"ignored"})
     assert consumer.applied == applied
 
 
