@@ -1,0 +1,109 @@
+"""From a provider's items to rows of the inbox: the rules of time, the keys, the payload, the sealed raw bytes.
+
+In: a verified delivery. Out: at least one row for every body, each with its fate so far; only the inbox knows whether a
+key was seen before. Promise: nothing raises, so that no body that carries a valid signature is left without a fate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from turnout_common.ids import new_id
+from turnout_ingest.providers.provider import NOT_TAKEN_IN, Delivery, Fate, Item, Provider, Refused, hash16
+
+log = structlog.get_logger()
+MOST_AHEAD = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One item as the inbox stores it."""
+
+    item_id: UUID
+    request_id: UUID
+    tenant_id: str
+    channel: str
+    kind: str
+    event_type: str
+    fate: Fate
+    reason: str | None
+    kafka_key: str
+    subject: str
+    occurred_at: datetime
+    received_at: datetime
+    key_hash: bytes
+    content_hash: bytes
+    payload: str | None = field(repr=False)
+    sealed: bytes | None = field(repr=False)
+
+    @property
+    def key(self) -> tuple[str, str, bytes]:
+        return self.tenant_id, self.channel, self.key_hash
+
+
+def rows_of(provider: Provider, delivery: Delivery) -> list[Row]:
+    """The rows of a verified delivery."""
+    request_id = new_id()
+    return [
+        _row(_judged(item, delivery.received_at, provider.key_days), delivery, request_id)
+        for item in _items(provider, delivery)
+    ]
+
+
+def _items(provider: Provider, delivery: Delivery) -> list[Item]:
+    try:
+        return provider.items(delivery)
+    except Refused as refused:
+        return [_quarantined(delivery, str(refused), refused.event_type)]
+    except Exception as error:
+        # Ours to mend: the raw bytes are kept, and the provider must not send the same body for ever.
+        log.error("an adapter failed", channel=delivery.context.channel, error=type(error).__name__)
+        return [_quarantined(delivery, "it could not be read: a fault of this version", "unknown")]
+
+
+def _quarantined(delivery: Delivery, reason: str, event_type: str) -> Item:
+    return Item(
+        event_type=event_type[:64], key=b"", content=b"", occurred_at=delivery.received_at, raw=delivery.body,
+        fate=Fate.QUARANTINED, reason=reason,
+    )  # fmt: skip
+
+
+def _judged(item: Item, now: datetime, key_days: int) -> Item:
+    """The item under the rules of time (design §2.2, §3)."""
+    if item.fate is not Fate.PUBLISHED:
+        return item
+    if item.occurred_at > now + MOST_AHEAD:
+        return replace(item, fate=Fate.QUARANTINED, reason="its time lies more than an hour ahead")
+    if item.own_time is not None and item.own_time < now - timedelta(days=key_days):
+        reason = f"older than {key_days} days, for which its key is kept: it may have been handled before"
+        return replace(item, fate=Fate.STALE, reason=reason)
+    return item
+
+
+def _row(item: Item, delivery: Delivery, request_id: UUID) -> Row:
+    context, published = delivery.context, item.fate is Fate.PUBLISHED
+    key, content = item.key, item.content
+    if item.fate in NOT_TAKEN_IN:
+        key = content = hash16(b"not taken in:" + item.raw)
+    return Row(
+        item_id=item.item_id,
+        request_id=request_id,
+        tenant_id=context.tenant_id,
+        channel=context.channel.value,
+        kind=item.event.type.removeprefix("inbound.") if item.event is not None else "none",  # type: ignore[attr-defined]
+        event_type=item.event_type,
+        fate=item.fate,
+        reason=item.reason,
+        kafka_key=item.kafka_key,
+        subject=item.subject,
+        occurred_at=item.occurred_at,
+        received_at=delivery.received_at,
+        key_hash=key,
+        content_hash=content,
+        payload=item.event.model_dump_json(exclude_none=True) if published and item.event else None,
+        sealed=context.keys.seal("raw", item.raw),
+    )

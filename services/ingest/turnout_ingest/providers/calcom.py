@@ -1,0 +1,360 @@
+"""Cal.com: HMAC over the exact body, an envelope of triggers, MEETING_* flat (domain.md A1).
+
+Strict on what is read, open to the rest: fields come and go between versions and triggers. The key is the hash of the
+body, since Cal.com sends no delivery id; a second subscriber's copy is absorbed by the fold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from turnout_common.events import Actor, BookingItem, BookingTrigger, Contact, Key
+from turnout_common.events.values import Channel
+from turnout_common.ids import new_id
+from turnout_common.security import TenantKeys, equal
+from turnout_ingest.contacts import label, mail_address, sealed_contact, sealed_text
+from turnout_ingest.providers.provider import (
+    Answers,
+    Delivery,
+    Fate,
+    Headers,
+    Item,
+    Refused,
+    Text,
+    Time,
+    event_fields,
+    hash16,
+    in_words,
+)
+
+SOURCE = "calcom"
+TRIGGERS = {
+    "BOOKING_REQUESTED": BookingTrigger.REQUESTED,
+    "BOOKING_CREATED": BookingTrigger.CREATED,
+    "BOOKING_RESCHEDULED": BookingTrigger.RESCHEDULED,
+    "BOOKING_CANCELLED": BookingTrigger.CANCELLED,
+    "BOOKING_REJECTED": BookingTrigger.REJECTED,
+    "BOOKING_PAID": BookingTrigger.PAID,
+    "BOOKING_PAYMENT_INITIATED": BookingTrigger.PAYMENT_INITIATED,
+    "BOOKING_LOCATION_UPDATED": BookingTrigger.CHANGED,
+    "BOOKING_REASSIGNED": BookingTrigger.CHANGED,
+    "BOOKING_NO_SHOW_UPDATED": BookingTrigger.NO_SHOW_UPDATED,
+    "MEETING_STARTED": BookingTrigger.MEETING_STARTED,
+    "MEETING_ENDED": BookingTrigger.MEETING_ENDED,
+}
+
+#: A uid that may be absent, null or empty.
+MaybeKey = Annotated[Key | None, BeforeValidator(lambda value: value or None)]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+class Language(_Read):
+    locale: Text | None = None
+
+
+class Person(_Read):
+    """An attendee or the organizer; `language` stands in envelopes, `locale` in flat events."""
+
+    id: int | None = None
+    name: Text | None = None
+    email: Text | None = None
+    username: Text | None = None
+    phoneNumber: Text | None = None
+    language: Language | None = None
+    locale: Text | None = None
+    noShow: bool | None = None
+    bookingSeat: Any = None
+
+
+class Booking(_Read):
+    """What is read of a booking, in an envelope's payload or flat. `responses`, `metadata`, `price`, `rating` and
+    `currency` vary in type between triggers; what is not usable of them is left out."""
+
+    uid: Key
+    startTime: Time
+    endTime: Time
+    attendees: list[Person] = []
+    organizer: Person | None = None
+    userId: int | None = None
+    type: Text | None = None
+    eventTypeId: int | None = None
+    rescheduleUid: MaybeKey = None
+    fromReschedule: MaybeKey = None
+    rootBookingUid: MaybeKey = None
+    rescheduleStartTime: Time | None = None
+    rescheduleEndTime: Time | None = None
+    requestReschedule: bool | None = None
+    cancelledBy: Text | None = None
+    rescheduledBy: Text | None = None
+    additionalNotes: Text | None = None
+    smsReminderNumber: Text | None = None
+    paid: bool | None = None
+    seatsPerTimeSlot: Any = None
+    responses: Any = None
+    metadata: Any = None
+    price: Any = None
+    currency: Any = None
+    rating: Any = None
+
+
+class NoShow(_Read):
+    bookingUid: Key
+    attendees: list[Person] = Field(min_length=1)
+
+
+class Envelope(_Read):
+    triggerEvent: Literal[
+        "BOOKING_REQUESTED",
+        "BOOKING_CREATED",
+        "BOOKING_RESCHEDULED",
+        "BOOKING_CANCELLED",
+        "BOOKING_REJECTED",
+        "BOOKING_PAID",
+        "BOOKING_PAYMENT_INITIATED",
+        "BOOKING_LOCATION_UPDATED",
+        "BOOKING_REASSIGNED",
+    ]
+    createdAt: Time
+    payload: Booking
+
+
+class NoShowEnvelope(_Read):
+    triggerEvent: Literal["BOOKING_NO_SHOW_UPDATED"]
+    createdAt: Time
+    payload: NoShow
+
+
+class Meeting(Booking):
+    """Flat, and its `createdAt` is when the booking was made: the event's time is the start or the end."""
+
+    triggerEvent: Literal["MEETING_STARTED", "MEETING_ENDED"]
+
+
+class Ping(_Read):
+    triggerEvent: Literal["PING"]
+
+
+BODY: TypeAdapter[Envelope | NoShowEnvelope | Meeting | Ping] = TypeAdapter(
+    Annotated[Envelope | NoShowEnvelope | Meeting | Ping, Field(discriminator="triggerEvent")]
+)
+#: Triggers that exist and say nothing about appointments; whatever else comes is unknown. Both are ignored.
+NOT_NEEDED = frozenset({
+    "RECORDING_READY", "RECORDING_TRANSCRIPTION_GENERATED", "INSTANT_MEETING", "INSTANT_MEETING_ACCEPTED",
+    "FORM_SUBMITTED", "FORM_SUBMITTED_NO_EVENT", "OOO_CREATED", "WRONG_ASSIGNMENT_REPORT",
+    "AFTER_HOSTS_CAL_VIDEO_NO_SHOW", "AFTER_GUESTS_CAL_VIDEO_NO_SHOW",
+})  # fmt: skip
+
+
+class Calcom:
+    channel = Channel.CALCOM
+    answers = Answers(success=202, quarantined=400, conflict=202)
+    key_days = 14
+
+    def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
+        return (secret.encode(),)
+
+    def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
+        """Without a secret Cal.com sends the literal `no-secret-provided`, which equals no digest."""
+        given = headers.get(b"x-cal-signature-256", b"").strip().lower()
+        return any(equal(hmac.new(key, body, hashlib.sha256).hexdigest().encode(), given) for key in secrets)
+
+    def items(self, delivery: Delivery) -> list[Item]:
+        content_type = delivery.headers.get(b"content-type", b"").lower()
+        if content_type.startswith(b"application/x-www-form-urlencoded"):
+            raise Refused(
+                "the subscription sends a form instead of JSON: remove its custom payload template in Cal.com"
+            )
+        try:
+            body = BODY.validate_json(delivery.body)
+        except ValidationError as error:
+            return [_unknown(delivery, error)]
+        match body:
+            case Ping():
+                return [_ignored(delivery, "PING", "the ping of Cal.com's test button")]
+            case NoShowEnvelope():
+                return [_no_show(delivery, body)]
+            case Envelope():
+                return [_booking(delivery, body, body.payload, body.createdAt)]
+            case Meeting():
+                started = body.triggerEvent == "MEETING_STARTED"
+                return [_booking(delivery, body, body, body.startTime if started else body.endTime)]
+
+
+def _unknown(delivery: Delivery, error: ValidationError) -> Item:
+    """A trigger that is not read is ignored. Raises Refused for everything else that does not fit."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    if fault["type"] == "union_tag_invalid":
+        trigger = label(str(fault["ctx"]["tag"])) or "unknown"
+        known = "says nothing about appointments" if trigger in NOT_NEEDED else "is not known to this version"
+        return _ignored(delivery, trigger, f"a trigger that {known}")
+    if fault["type"] == "union_tag_not_found":
+        raise Refused("no triggerEvent: an empty body, or a custom payload template, which is not supported")
+    trigger = str(fault["loc"][0]) if fault["loc"] else "unknown"
+    raise Refused(in_words(error), trigger)
+
+
+def _ignored(delivery: Delivery, trigger: str, reason: str) -> Item:
+    key = hash16(delivery.body)
+    return Item(
+        event_type=trigger, key=key, content=key, occurred_at=delivery.received_at, raw=delivery.body,
+        fate=Fate.IGNORED, reason=reason,
+    )  # fmt: skip
+
+
+def _published(
+    delivery: Delivery, trigger: str, occurred_at: datetime, uid: str, fields: dict[str, Any]
+) -> Item:
+    key, item_id = hash16(delivery.body), new_id()
+    event = BookingItem(**event_fields(delivery, item_id, key, occurred_at), source=SOURCE, uid=uid, **fields)
+    return Item(
+        event_type=trigger, key=key, content=key, occurred_at=occurred_at, raw=delivery.body, item_id=item_id,
+        event=event, subject=uid, kafka_key=delivery.context.tenant_id,
+    )  # fmt: skip
+
+
+def _no_show(delivery: Delivery, body: NoShowEnvelope) -> Item:
+    client = body.payload.attendees[0]
+    fields = {
+        "trigger": BookingTrigger.NO_SHOW_UPDATED,
+        "no_show": client.noShow is True,
+        "contact": sealed_contact(delivery.context.keys, name=client.name, email=client.email),
+        "actor": Actor.SALON,
+    }
+    return _published(delivery, body.triggerEvent, body.createdAt, body.payload.bookingUid, fields)
+
+
+def _booking(delivery: Delivery, body: Envelope | Meeting, booking: Booking, occurred_at: datetime) -> Item:
+    if booking.seatsPerTimeSlot is not None or any(a.bookingSeat is not None for a in booking.attendees):
+        raise Refused("an event type with seats: seated bookings are not supported", body.triggerEvent)
+    if booking.endTime < booking.startTime:
+        raise Refused("the booking ends before it starts", body.triggerEvent)
+    keys = delivery.context.keys
+    trigger = _trigger(body.triggerEvent, booking)
+    fields = {
+        "trigger": trigger,
+        "previous_uid": _previous_uid(booking),
+        "root_uid": booking.rootBookingUid,
+        "start_at": booking.startTime,
+        "end_at": booking.endTime,
+        "previous_start_at": booking.rescheduleStartTime,
+        "previous_end_at": booking.rescheduleEndTime,
+        "staff_ref": _staff(keys, booking),
+        "service_ref": _service(booking),
+        "contact": _client(keys, booking),
+        "no_show": _marked_no_show(body, booking),
+        "actor": _actor(trigger, booking),
+        "price_minor": _minor(booking.price),
+        "currency": _currency(booking.currency),
+        "paid": True if trigger is BookingTrigger.PAID else booking.paid,
+        "rating": _rating(booking.rating),
+        "intent_id": _intent(booking.metadata),
+        "notes_sealed": sealed_text(keys, "notes", booking.additionalNotes or _response(booking, "notes")),
+    }
+    return _published(delivery, body.triggerEvent, occurred_at, booking.uid, fields)
+
+
+def _trigger(name: str, booking: Booking) -> BookingTrigger:
+    """A cancellation by which the host asks the client to choose another time is no lost booking. What else moves a
+    booking (an API reschedule comes as REQUESTED or CREATED) is told by `previous_uid`, which the fold goes by."""
+    if name == "BOOKING_CANCELLED" and booking.requestReschedule:
+        return BookingTrigger.RESCHEDULE_REQUESTED
+    return TRIGGERS[name]
+
+
+def _previous_uid(booking: Booking) -> str | None:
+    previous = booking.rescheduleUid or booking.fromReschedule
+    return previous if previous != booking.uid else None
+
+
+def _staff(keys: TenantKeys, booking: Booking) -> str | None:
+    if booking.organizer is None:
+        return str(booking.userId) if booking.userId is not None else None
+    organizer = booking.organizer
+    if organizer.id is not None:
+        return str(organizer.id)
+    if organizer.username and "@" not in organizer.username:
+        return _reference(organizer.username)
+    address = mail_address(organizer.email)
+    return keys.contact_hash("email", address) if address else None
+
+
+def _service(booking: Booking) -> str | None:
+    return str(booking.eventTypeId) if booking.eventTypeId is not None else _reference(booking.type)
+
+
+def _reference(text: str | None) -> str | None:
+    """`text` as a Key, which has no control characters."""
+    return "".join(c for c in text if c >= " " and c != "\x7f")[:255] or None if text else None
+
+
+def _client(keys: TenantKeys, booking: Booking) -> Contact | None:
+    """The first attendee is who booked; guests come after."""
+    if not booking.attendees:
+        return None
+    client = booking.attendees[0]
+    phone = client.phoneNumber or _response(booking, "attendeePhoneNumber") or booking.smsReminderNumber
+    return sealed_contact(
+        keys,
+        name=client.name,
+        email=client.email,
+        phone=phone or _response(booking, "smsReminderNumber"),
+        locale=client.locale or (client.language.locale if client.language else None),
+    )
+
+
+def _response(booking: Booking, field: str) -> str | None:
+    """The text of a booking form's answer; `value` may be missing, and `responses` may be a list when empty."""
+    answer = booking.responses.get(field) if isinstance(booking.responses, dict) else None
+    value = answer.get("value") if isinstance(answer, dict) else None
+    return value if isinstance(value, str) and "\x00" not in value else None
+
+
+def _marked_no_show(body: Envelope | Meeting, booking: Booking) -> bool | None:
+    """MEETING_* carry a mark that somebody set before; that nobody did is no statement."""
+    marked = isinstance(body, Meeting) and bool(booking.attendees) and booking.attendees[0].noShow
+    return True if marked else None
+
+
+def _actor(trigger: BookingTrigger, booking: Booking) -> Actor:
+    if trigger is BookingTrigger.REJECTED:
+        return Actor.SALON
+    by = mail_address(booking.rescheduledBy if trigger is BookingTrigger.RESCHEDULED else booking.cancelledBy)
+    if by is None:
+        return Actor.UNKNOWN
+    if any(by == mail_address(attendee.email) for attendee in booking.attendees):
+        return Actor.CLIENT
+    if booking.organizer is not None and by == mail_address(booking.organizer.email):
+        return Actor.SALON
+    return Actor.UNKNOWN
+
+
+def _minor(price: object) -> int | None:
+    usable = isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < 2**53
+    return int(price) if usable and price == int(price) else None  # type: ignore[call-overload]
+
+
+def _currency(code: object) -> str | None:
+    usable = isinstance(code, str) and len(code) == 3 and code.isascii() and code.isalpha()
+    return code.upper() if usable and isinstance(code, str) else None
+
+
+def _rating(rating: object) -> int | None:
+    return rating if isinstance(rating, int) and not isinstance(rating, bool) and 1 <= rating <= 5 else None
+
+
+def _intent(metadata: object) -> UUID | None:
+    """The intent that our chat put into the booking link; a client may have changed it."""
+    given = metadata.get("intent") if isinstance(metadata, dict) else None
+    try:
+        return UUID(given) if isinstance(given, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,196 @@
+"""What a provider is to ingest: it verifies a delivery and turns its body into items.
+
+In: a delivery, raw. Out: items, each with its key, its content's hash and its fate so far. Promise: whatever the bytes
+are, `verify` gives True or False and `items` gives items or raises Refused; neither touches the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Protocol
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
+from pydantic_core import from_json
+
+from turnout_common.events import InboundItem
+from turnout_common.events.values import Channel
+from turnout_common.ids import new_id
+from turnout_common.security import TenantKeys
+
+NOT_JSON = "the body is not JSON"
+#: Header names in lower case, as the server gives them.
+Headers = Mapping[bytes, bytes]
+#: Text of a person. NUL is refused: Postgres could not store it. (A lone surrogate is no JSON to begin with.)
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+#: A time that an appointment business can mean; what lies outside overflows somewhere downstream.
+Time = Annotated[
+    AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC))
+]
+
+
+class Fate(StrEnum):
+    """What became of an item; the counts of the fates add up to the items received."""
+
+    PUBLISHED = "published"
+    IGNORED = "ignored"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    STALE = "stale"
+    WRONG_TENANT = "wrong_tenant"
+    QUARANTINED = "quarantined"
+
+
+#: Fates of items that were not taken in. They hold no provider's key: what is sent again, corrected, is welcome.
+NOT_TAKEN_IN = frozenset({Fate.STALE, Fate.WRONG_TENANT, Fate.QUARANTINED})
+
+
+class Refused(ValueError):
+    """A body that is not this provider's; the message says why, in our words only. `event_type` is the provider's own
+    word for what it sent, where that much could be read."""
+
+    def __init__(self, reason: str, event_type: str = "unknown") -> None:
+        super().__init__(reason)
+        self.event_type = event_type
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The status codes that a provider is answered with."""
+
+    success: int = 200
+    quarantined: int = 200
+    conflict: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelContext:
+    """One channel of one tenant, as held in memory; `secrets` are prepared by the provider's `secret_bytes`."""
+
+    tenant_id: str
+    channel: Channel
+    secrets: tuple[bytes, ...] = field(repr=False)
+    keys: TenantKeys = field(repr=False)
+    routing_id: str | None = None
+    strict_schema: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One request, verified."""
+
+    context: ChannelContext
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One statement of a provider.
+
+    `key` and `content` are 16 bytes each: the idempotency key, and the hash of what stands under it. `own_time` is set
+    where the item falls under the stale rule (messages and receipts that carry a time of their own).
+    """
+
+    event_type: str
+    key: bytes
+    content: bytes
+    occurred_at: datetime
+    raw: bytes = field(repr=False)
+    item_id: UUID = field(default_factory=new_id)
+    fate: Fate = Fate.PUBLISHED
+    reason: str | None = None
+    event: InboundItem | None = None
+    subject: str = "-"
+    kafka_key: str = "-"
+    own_time: datetime | None = None
+
+
+class Provider(Protocol):
+    """One webhook provider. A new one is one file with this shape and one line in the registry."""
+
+    channel: Channel
+    answers: Answers
+    key_days: int
+
+    def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
+        """The forms of a configured secret that `verify` compares with; made once, not per request."""
+
+    def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
+        """Whether the delivery is authentic: over the raw bytes, in constant time, with any of the secrets."""
+
+    def items(self, delivery: Delivery) -> list[Item]:
+        """The items of a body. Raises Refused when the body is not this provider's envelope."""
+
+
+def hash16(content: bytes) -> bytes:
+    """16 bytes that stand for `content`."""
+    return hashlib.sha256(content).digest()[:16]
+
+
+def canonical16(value: Any) -> bytes:
+    """16 bytes that stand for a parsed JSON value, however it was written."""
+    return hash16(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text. Raises Refused, also where it nests too deep or a number is too long."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise Refused(NOT_JSON) from error
+
+
+def event_fields(delivery: Delivery, item_id: UUID, key: bytes, occurred_at: datetime) -> dict[str, Any]:
+    """What every event of `inbound_webhooks` carries."""
+    context = delivery.context
+    return {
+        "tenant_id": context.tenant_id,
+        "item_id": item_id,
+        "channel": context.channel,
+        "key_hash": key.hex(),
+        "occurred_at": occurred_at,
+        "received_at": delivery.received_at,
+    }
+
+
+_IN_WORDS = {
+    "missing": "is missing",
+    "string_type": "is not text",
+    "int_type": "is not a whole number",
+    "bool_type": "is neither true nor false",
+    "list_type": "is not a list",
+    "dict_type": "is not an object",
+    "model_type": "is not an object",
+    "datetime_type": "is not a time",
+    "datetime_parsing": "is not a time",
+    "datetime_from_date_parsing": "is not a time",
+    "timezone_aware": "is a time without a zone",
+    "greater_than_equal": "is too small or too early",
+    "less_than": "is too large or too late",
+    "string_pattern_mismatch": "has characters that are not allowed there, or is too long",
+    "string_too_short": "is empty",
+    "string_too_long": "is too long",
+    "extra_forbidden": "has a field that the catalogue does not know",
+}
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong, for a person: paths of our own models and never a value or a name that the sender wrote."""
+    sentences: dict[str, None] = {}
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        where, words = fault["loc"], _IN_WORDS.get(fault["type"], f"is not valid ({fault['type']})")
+        if fault["type"] == "json_invalid":
+            return NOT_JSON
+        if fault["type"] == "extra_forbidden":
+            where = where[:-1]
+        elif fault["type"] == "value_error":
+            words = fault["msg"].removeprefix("Value error, ")
+        sentences[f"{'.'.join(map(str, where)) or 'the body'} {words}"] = None
+    return "; ".join(list(sentences)[:3])

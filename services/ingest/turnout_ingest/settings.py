@@ -1,0 +1,70 @@
+"""Settings of ingest, and what makes it refuse to start."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError
+
+from turnout_common.security import SecretError, read_master_key
+from turnout_common.settings import ServiceSettings
+
+#: Fewer different bytes than this are a pattern that someone typed: 32 random bytes have about 30 different ones.
+LEAST_DIFFERENT_BYTES = 16
+#: Keys that stand in public texts.
+PUBLISHED_KEYS = (bytes(range(32)), bytes(range(1, 33)))
+
+
+class IngestSettings(ServiceSettings):
+    """What ingest needs to start. The strict modes are explained in docs/STRICT_MODES.md."""
+
+    strict_webhook_signature: bool = Field(
+        True, description="Refuse a webhook whose signature or secret is missing or wrong."
+    )
+    strict_tenant_config: bool = Field(
+        True, description="Answer 401 for an unknown tenant or channel, as for a bad signature; off: 404."
+    )
+    strict_inbound_schema: bool = Field(
+        True, description="Refuse a business fact with a field that the catalogue does not have."
+    )
+    max_body_bytes: int = Field(
+        1024 * 1024, ge=1024, le=16 * 1024 * 1024, description="Size limit of a webhook's body."
+    )
+    inbox_queue_items: int = Field(
+        10_000, ge=1, description="Items that may wait for a commit; over it the answer is 503."
+    )
+
+    def master_key_bytes(self) -> bytes:
+        """The master key. Raises SecretError."""
+        value = self.master_key.get_secret_value() if self.master_key is not None else None
+        return read_master_key(value, self.master_key_file)
+
+
+def load_settings() -> IngestSettings | list[str]:
+    """The settings of the environment, or why ingest must not start, one line each and without any value."""
+    try:
+        settings = IngestSettings()
+    except ValidationError as error:
+        return [f"TURNOUT_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+    return startup_faults(settings) or settings
+
+
+def startup_faults(settings: IngestSettings) -> list[str]:
+    """Why ingest must not start, one line each; empty when it may."""
+    faults = [] if settings.production is False else _strict_modes_off(settings)
+    try:
+        key = settings.master_key_bytes()
+    except (SecretError, OSError, ValueError) as error:
+        return [*faults, f"TURNOUT_MASTER_KEY: {error}"]
+    if settings.production and (key in PUBLISHED_KEYS or len(set(key)) < LEAST_DIFFERENT_BYTES):
+        faults.append(
+            "TURNOUT_MASTER_KEY: a default or guessable key is refused in production; "
+            "make one with `openssl rand -base64 32`"
+        )
+    return faults
+
+
+def _strict_modes_off(settings: IngestSettings) -> list[str]:
+    return [
+        f"TURNOUT_{name.upper()}=false is refused with TURNOUT_ENV=production: set it to true or leave it unset"
+        for name in ("strict_webhook_signature", "strict_tenant_config", "strict_inbound_schema")
+        if not getattr(settings, name)
+    ]

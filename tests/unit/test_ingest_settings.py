@@ -1,0 +1,114 @@
+"""In production ingest refuses to start with a strict mode off or a weak key, one line a fault."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from turnout_ingest.settings import IngestSettings, startup_faults
+
+GOOD_KEY = base64.b64encode(os.urandom(32)).decode()
+STRICT_MODES = ["strict_webhook_signature", "strict_tenant_config", "strict_inbound_schema"]
+
+
+def off(*modes: str) -> dict[str, Any]:
+    return dict.fromkeys(modes, False)
+
+
+def faults(env: str = "production", key: str | None = GOOD_KEY, **changes: Any) -> list[str]:
+    return startup_faults(
+        IngestSettings(
+            env=env,  # type: ignore[arg-type]
+            postgres_dsn=SecretStr("postgresql://nobody@127.0.0.1:1/none"),
+            master_key=SecretStr(key) if key is not None else None,
+            **changes,
+        )
+    )
+
+
+def test_strict_modes_are_on_by_default_and_production_starts() -> None:
+    settings = IngestSettings(postgres_dsn=SecretStr("postgresql://x"))
+
+    assert settings.production
+    assert all(getattr(settings, mode) for mode in STRICT_MODES)
+    assert faults() == []
+
+
+@pytest.mark.parametrize("mode", STRICT_MODES)
+def test_production_refuses_a_strict_mode_that_is_off(mode: str) -> None:
+    (fault,) = faults(**off(mode))
+
+    assert fault.startswith(f"TURNOUT_{mode.upper()}=false is refused")
+    assert "\n" not in fault
+
+
+def test_each_fault_has_a_line_of_its_own() -> None:
+    assert len(faults(key=None, **off(*STRICT_MODES))) == 4
+
+
+@pytest.mark.parametrize("mode", STRICT_MODES)
+def test_development_may_turn_a_strict_mode_off(mode: str) -> None:
+    assert faults("development", **off(mode)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (None, "no master key"),
+        ("", "0 bytes"),
+        ("c2hvcnQ=", "5 bytes"),
+        ("changeme", "6 bytes"),
+        ("not base64!", "not base64"),
+        (base64.b64encode(bytes(32)).decode(), "default or guessable"),
+        (base64.b64encode(b"a" * 32).decode(), "default or guessable"),
+        (base64.b64encode(bytes(range(32))).decode(), "default or guessable"),
+    ],
+)
+def test_production_refuses_a_missing_short_or_default_master_key(key: str | None, words: str) -> None:
+    (fault,) = faults(key=key)
+
+    assert fault.startswith("TURNOUT_MASTER_KEY: ")
+    assert words in fault
+
+
+def test_key_file_that_is_not_there(tmp_path: Path) -> None:
+    (fault,) = faults(key=None, master_key_file=tmp_path / "none")
+
+    assert "none" in fault
+
+
+def run(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "turnout_ingest.main"],
+        env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_process_says_why_and_exits_2_without_showing_a_secret() -> None:
+    done = run(
+        TURNOUT_POSTGRES_DSN="postgresql://u:hidden-word@127.0.0.1:1/none",
+        TURNOUT_MASTER_KEY="c2hvcnQ=",
+        TURNOUT_STRICT_TENANT_CONFIG="false",
+    )
+
+    assert done.returncode == 2
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["ingest does not start"] * 2
+    assert "hidden-word" not in done.stderr and "c2hvcnQ" not in done.stderr
+
+
+def test_process_without_a_setting_names_it() -> None:
+    done = run()
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("ingest does not start: TURNOUT_POSTGRES_DSN")
