@@ -1,0 +1,172 @@
+"""Ingest in the test's own process: a real HTTP server on a free port, real Postgres and Kafka, parts within reach."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import asyncpg
+import uvicorn
+from pydantic import SecretStr
+
+from tests.conftest import MASTER_KEY
+from tests.infrastructure import Database, Infrastructure
+from tests.integration.probe import running, until
+from turnout_cli.webhooks import Webhook, signed_headers
+from turnout_common.clock import Clock, SystemClock
+from turnout_common.postgres import connect, create_pool
+from turnout_common.relay import Relay
+from turnout_common.tenants import TenantDirectory, set_channel
+from turnout_ingest.app import create_app
+from turnout_ingest.inbox import Inbox
+from turnout_ingest.relay import QUERIES
+from turnout_ingest.settings import IngestSettings
+from turnout_ingest.webhook import WebhookEndpoint
+
+SECRETS = {
+    "calcom": "ingest-test-calcom",
+    "telegram": "ingest-test-telegram",
+    "events": "whsec_" + base64.b64encode(b"ingest test secret of 32 bytes!!").decode(),
+}
+
+
+TIMEOUT = aiohttp.ClientTimeout(total=20)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer, with what a provider looks at."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass
+class Service:
+    """A running ingest and a client of it."""
+
+    url: str
+    http: aiohttp.ClientSession
+    inbox: Inbox
+    relay: Relay
+    directory: TenantDirectory
+    clock: Clock
+
+    async def post(
+        self, tenant_id: str, webhook: Webhook, headers: Mapping[str, str] | None = None
+    ) -> Answered:
+        """Posts once, signed unless `headers` are given."""
+        now = int(self.clock.now().timestamp())
+        sent = headers if headers is not None else signed_headers(webhook, SECRETS[webhook.channel], now)
+        return await self.request("POST", f"/webhooks/{webhook.channel}/{tenant_id}", webhook.body, sent)
+
+    async def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answered:
+        async with self.http.request(method, self.url + path, data=body, headers=headers) as answer:
+            return Answered(answer.status, await answer.read(), dict(answer.headers))
+
+
+class Server(uvicorn.Server):
+    """Leaves the test runner's signal handlers alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def ingest(
+    database: Database,
+    infrastructure: Infrastructure,
+    prefix: str,
+    *,
+    dsn: str | None = None,
+    kafka: str | None = None,
+    relay: bool = True,
+    clock: Clock | None = None,
+    **changes: Any,
+) -> AsyncIterator[Service]:
+    """A running ingest. `dsn` and `kafka` replace the addresses; without `relay` nothing is published."""
+    address = dsn or database.dsn("ingest")
+    settings = IngestSettings(
+        env="development",
+        postgres_dsn=SecretStr(address),
+        kafka_bootstrap=kafka or infrastructure.kafka,
+        topic_prefix=prefix,
+        master_key=SecretStr(base64.b64encode(MASTER_KEY).decode()),
+        **changes,
+    )
+    pool = await create_pool(address, "test-ingest")
+    directory = TenantDirectory(pool, settings.master_key_bytes(), settings.tenant_reload_seconds)
+    await directory.reload()
+    moved = Relay("ingest", settings, QUERIES)
+    inbox = Inbox(
+        lambda: connect(address, "test-ingest-inbox"),
+        queue_items=settings.inbox_queue_items,
+        after_commit=moved.wake,
+    )
+    endpoint = WebhookEndpoint(directory, inbox, settings, clock or SystemClock())
+    app = create_app(endpoint, pool, directory, inbox)
+    loops = [inbox.run()] + ([moved.run()] if relay else [])
+    async with running(*loops), serving(app) as url, aiohttp.ClientSession(timeout=TIMEOUT) as http:
+        yield Service(url, http, inbox, moved, directory, clock or SystemClock())
+    await pool.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """The application on a free port of this machine; its URL."""
+    server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: _started(server), "the server to listen")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.force_exit = server.should_exit = True
+        await task
+
+
+async def _started(server: Server) -> bool:
+    return bool(server.started)
+
+
+async def add_channels(database: Database, tenant_id: str, secrets: Mapping[str, str] = SECRETS) -> None:
+    """Turns the tenant's channels on."""
+    connection = await asyncpg.connect(database.dsn("platform"))
+    try:
+        for channel, secret in secrets.items():
+            await set_channel(connection, MASTER_KEY, tenant_id, channel, secret=secret, actor="test")
+    finally:
+        await connection.close()
+
+
+async def rows(database: Database, tenant_id: str) -> list[asyncpg.Record]:
+    """The tenant's inbox in order, seen by the superuser."""
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        return await connection.fetch(
+            "SELECT * FROM ingest.inbox WHERE tenant_id = $1 ORDER BY seq", tenant_id
+        )
+    finally:
+        await connection.close()
+
+
+async def value(database: Database, sql: str, *arguments: object) -> Any:
+    """One value, asked by the superuser."""
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        return await connection.fetchval(sql, *arguments)
+    finally:
+        await connection.close()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
