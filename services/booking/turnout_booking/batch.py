@@ -75,8 +75,7 @@ async def apply(
             async with connection.transaction():
                 return await _Attempt(connection, task, now, make_id, extra).run()
         except Moved as moved:
-            extra.chains |= moved.chains
-            extra.clients |= moved.clients
+            extra = extra.widened(moved)
     raise asyncpg.SerializationError("other consumers keep moving the chains of this batch")
 
 

@@ -23,7 +23,6 @@ from turnout_booking.store import (
     ChainRow,
     ChainWrite,
     Decided,
-    EventRow,
     FactRow,
     FactWrite,
     IntentRow,
@@ -189,9 +188,7 @@ class Changes:
         cause = self._cause(work) if work is not None else self._cause_of_client(row.client_id)
         events = _Events(self._decided, row.tenant_id, EntityKind.INTENT, state.intent_id, row.version)
         events.add(BookingEventType.CHANGED, cause, state)
-        self._decided.intents.append(
-            IntentWrite(events.version, row.tenant_id, row.opening_key, state, events.last_json)
-        )
+        self._decided.intents.append(IntentWrite(events.version, row.tenant_id, row.opening_key, state))
 
     def _write_intent(self, row: IntentRow | None, wish: Wish, state: IntentState, cause: Cause) -> None:
         before = row.state if row is not None else None
@@ -208,9 +205,7 @@ class Changes:
             events.add(BookingEventType.INTENT_CLOSED, replace(cause, at=state.closed_at), state)
         elif before is not None:
             events.add(_intent_event(before, state, cause), cause, state)
-        self._decided.intents.append(
-            IntentWrite(events.version, tenant_id, wish.opening_key, state, events.last_json)
-        )
+        self._decided.intents.append(IntentWrite(events.version, tenant_id, wish.opening_key, state))
 
     def _tenant_of(self, wish: Wish, state: IntentState) -> str:
         if wish.chain is not None:
@@ -248,7 +243,6 @@ class Changes:
                 row=row,
                 version=events.version,
                 state=final,
-                state_json=events.last_json or final.model_dump_json(),
                 pinned_intent_id=work.folded.pinned_intent_id,
                 fold_basis=rules.fold_basis,
                 slots=slots,
@@ -277,7 +271,6 @@ class Changes:
                 row=row,
                 version=events.version,
                 state=state,
-                state_json=events.last_json,
                 pinned_intent_id=None,
                 fold_basis=row.fold_basis,
                 slots=slots,
@@ -372,9 +365,7 @@ class Changes:
             cause = self._cause(work)
         events = _Events(self._decided, row.tenant_id, EntityKind.FACT, state.fact_id, row.version)
         events.add(FACT_EVENTS[state.fact], cause, state)
-        self._decided.facts.append(
-            FactWrite(events.version, row.tenant_id, row.item_key, row.base, state, events.last_json)
-        )
+        self._decided.facts.append(FactWrite(events.version, row.tenant_id, row.item_key, row.base, state))
 
 
 class _Events:
@@ -388,13 +379,13 @@ class _Events:
         self._kind = kind
         self._entity_id = entity_id
         self.version = version
-        self.last_json = ""
 
     def add(
         self, event_type: BookingEventType, cause: Cause, state: ChainState | IntentState | FactState
     ) -> None:
         self.version += 1
-        event = BookingEvent(
+        # Every part is valid already: the state is a model, the rest is ours. Validated again in the contract tests.
+        event = BookingEvent.model_construct(
             event_id=derived_id(self._entity_id.hex, cause.key.hex, str(self.version)),
             tenant_id=self._tenant_id,
             entity_kind=self._kind,
@@ -405,8 +396,7 @@ class _Events:
             occurred_at=cause.at,
             payload=state,
         )
-        self.last_json = state.model_dump_json()
-        self._decided.events.append(EventRow(event, self.last_json))
+        self._decided.events.append(event)
 
 
 FACT_EVENTS: Mapping[str, BookingEventType] = {

@@ -13,3 +13,9 @@ class Moved(Exception):
         super().__init__()
         self.chains = chains or set()
         self.clients = clients or set()
+
+    def widened(self, moved: Moved) -> Moved:
+        """What the next attempt also locks; nothing, where what was known before may be gone."""
+        if not (moved.chains or moved.clients):
+            return Moved()
+        return Moved(self.chains | moved.chains, self.clients | moved.clients)

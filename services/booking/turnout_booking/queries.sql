@@ -271,19 +271,35 @@ ON CONFLICT (fact_id) DO UPDATE SET
   state = excluded.state, updated_at = now()
 
 -- name: insert_events
-INSERT INTO booking.booking_events (event_id, tenant_id, entity_kind, entity_id, version, event_type, source,
-  occurred_at, payload)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::int[], $6::text[], $7::text[],
-  $8::timestamptz[], $9::jsonb[])
-
--- name: insert_outbox
+-- The row of the truth and the outbox row come from one text: they cannot differ.
+WITH told AS MATERIALIZED (
+  SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::int[], $6::text[], $7::text[],
+    $8::timestamptz[], $9::text[]) WITH ORDINALITY
+    AS e(event_id, tenant_id, entity_kind, entity_id, version, event_type, source, occurred_at, body, n)
+), kept AS (
+  INSERT INTO booking.booking_events (event_id, tenant_id, entity_kind, entity_id, version, event_type, source,
+    occurred_at, payload)
+  SELECT event_id, tenant_id, entity_kind, entity_id, version, event_type, source, occurred_at, body::jsonb -> 'payload'
+  FROM told ORDER BY n
+)
 INSERT INTO booking.outbox (record_id, topic, key, type, source, subject, tenant_id, occurred_at, payload)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-  $8::timestamptz[], $9::text[])
+SELECT event_id, 'booking_events', tenant_id || ':' || entity_id, event_type, 'turnout/booking',
+       entity_kind || '/' || entity_id, tenant_id, occurred_at, body
+FROM told ORDER BY n
 
 -- name: insert_outbound
-INSERT INTO booking.outbound (record_id, tenant_id, type, client_id, booking_id, booking_version, occurred_at, payload)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::int[], $7::timestamptz[], $8::text[])
+WITH told AS MATERIALIZED (
+  SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::int[], $7::timestamptz[],
+    $8::text[]) WITH ORDINALITY
+    AS m(record_id, tenant_id, type, client_id, booking_id, booking_version, occurred_at, payload, n)
+), kept AS (
+  INSERT INTO booking.outbound (record_id, tenant_id, type, client_id, booking_id, booking_version, occurred_at, payload)
+  SELECT record_id, tenant_id, type, client_id, booking_id, booking_version, occurred_at, payload FROM told ORDER BY n
+)
+INSERT INTO booking.outbox (record_id, topic, key, type, source, subject, tenant_id, occurred_at, payload)
+SELECT record_id, 'outbound_messages', tenant_id || ':' || client_id, type, 'turnout/booking',
+       'chain/' || booking_id, tenant_id, occurred_at, payload
+FROM told ORDER BY n
 
 -- name: walk_events
 -- For the recovery check (turnout_common.recovery.Watch).

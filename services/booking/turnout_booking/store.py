@@ -28,9 +28,6 @@ from turnout_common.events import (
     MessageWithdrawn,
 )
 from turnout_common.postgres import Connection
-from turnout_common.topics import BOOKING_EVENTS, OUTBOUND
-
-SOURCE = "turnout/booking"
 
 
 @dataclass(slots=True)
@@ -102,19 +99,10 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class EventRow:
-    """One row of booking_events; `state_json` is its payload."""
-
-    event: BookingEvent
-    state_json: str
-
-
-@dataclass(frozen=True, slots=True)
 class ChainWrite:
     row: ChainRow
     version: int
     state: ChainState
-    state_json: str
     pinned_intent_id: UUID | None
     fold_basis: str
     slots: Mapping[str, str]
@@ -126,7 +114,6 @@ class IntentWrite:
     tenant_id: str
     opening_key: UUID | None
     state: IntentState
-    state_json: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +123,6 @@ class FactWrite:
     item_key: UUID
     base: FactState
     state: FactState
-    state_json: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +140,7 @@ class Decided:
     chains: list[ChainWrite] = field(default_factory=list)
     intents: list[IntentWrite] = field(default_factory=list)
     facts: list[FactWrite] = field(default_factory=list)
-    events: list[EventRow] = field(default_factory=list)
+    events: list[BookingEvent] = field(default_factory=list)
     outbound: list[OutboundRow] = field(default_factory=list)
 
 
@@ -336,12 +322,9 @@ async def write(connection: Connection, decided: Decided) -> None:
     if decided.facts:
         await connection.execute(SQL["upsert_facts"], *_columns([_fact(w) for w in decided.facts]))
     if decided.events:
-        await connection.execute(SQL["insert_events"], *_columns([_event(r) for r in decided.events]))
+        await connection.execute(SQL["insert_events"], *_columns([_event(e) for e in decided.events]))
     if decided.outbound:
         await connection.execute(SQL["insert_outbound"], *_columns([_message(r) for r in decided.outbound]))
-    told = [*map(_event_outbox, decided.events), *map(_message_outbox, decided.outbound)]
-    if told:
-        await connection.execute(SQL["insert_outbox"], *_columns(told))
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
@@ -352,7 +335,7 @@ def _chain(w: ChainWrite) -> tuple[Any, ...]:
     s = w.state
     return (
         s.booking_id, w.row.tenant_id, w.version, s.status, s.merged_into, s.client_id, s.intent_id,
-        w.pinned_intent_id, s.staff_id, s.created_at, s.start_at, w.fold_basis, w.state_json,
+        w.pinned_intent_id, s.staff_id, s.created_at, s.start_at, w.fold_basis, s.model_dump_json(),
         json.dumps(dict(w.slots)),
     )  # fmt: skip
 
@@ -361,22 +344,21 @@ def _intent(w: IntentWrite) -> tuple[Any, ...]:
     s = w.state
     return (
         s.intent_id, w.tenant_id, w.version, s.client_id, s.booking_id, s.implicit, s.withdrawn, s.opened_at,
-        w.opening_key, w.state_json,
+        w.opening_key, s.model_dump_json(),
     )  # fmt: skip
 
 
 def _fact(w: FactWrite) -> tuple[Any, ...]:
     return (
         w.state.fact_id, w.tenant_id, w.version, w.state.booking_id, w.item_key, w.base.model_dump_json(),
-        w.state_json,
+        w.state.model_dump_json(),
     )  # fmt: skip
 
 
-def _event(row: EventRow) -> tuple[Any, ...]:
-    e = row.event
+def _event(e: BookingEvent) -> tuple[Any, ...]:
     return (
         e.event_id, e.tenant_id, e.entity_kind, e.entity_id, e.version, e.event_type, e.source, e.occurred_at,
-        row.state_json,
+        e.model_dump_json(),
     )  # fmt: skip
 
 
@@ -385,20 +367,4 @@ def _message(row: OutboundRow) -> tuple[Any, ...]:
     return (
         row.record_id, m.tenant_id, m.type, m.client_id, m.booking_id, m.booking_version, row.occurred_at,
         m.model_dump_json(),
-    )  # fmt: skip
-
-
-def _event_outbox(row: EventRow) -> tuple[Any, ...]:
-    e = row.event
-    return (
-        e.event_id, BOOKING_EVENTS, f"{e.tenant_id}:{e.entity_id}", e.event_type, SOURCE,
-        f"{e.entity_kind}/{e.entity_id}", e.tenant_id, e.occurred_at, e.model_dump_json(),
-    )  # fmt: skip
-
-
-def _message_outbox(row: OutboundRow) -> tuple[Any, ...]:
-    m = row.message
-    return (
-        row.record_id, OUTBOUND, f"{m.tenant_id}:{m.client_id}", m.type, SOURCE, f"chain/{m.booking_id}",
-        m.tenant_id, row.occurred_at, m.model_dump_json(),
     )  # fmt: skip
