@@ -121,6 +121,24 @@ async def test_records_of_an_emptied_topic_are_published_again_and_applied_once(
     assert await world.pool.fetchval("SELECT count(*) FROM probe.missing") == 0
 
 
+async def test_what_a_reader_with_a_committed_offset_lost_comes_back_too(world: World) -> None:
+    async for _ in world.reading():
+        await until(partial(_applied, world, await world.write(5)), "the reader has read and committed")
+    lost = await world.write(20)
+    await delete_records(world.settings.kafka_bootstrap, world.settings.topic("out"))
+
+    async def recovered() -> bool:
+        await world.check.check()
+        return world.check.recovered >= 20
+
+    async for _ in world.reading():
+        await until(recovered, "twenty records published again")
+        async with running(world.relay.run()):
+            await until(partial(_applied, world, lost), "all twenty applied")
+
+    assert len(world.applied) == 25
+
+
 async def test_stopped_reader_causes_no_recovery_however_long(world: World) -> None:
     async for _ in world.reading():
         await until(partial(_applied, world, await world.write(2)), "the reader has read once")

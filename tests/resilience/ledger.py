@@ -30,18 +30,21 @@ class Ledger:
 
 @dataclass
 class Provider:
-    """Sends webhooks of one tenant as providers do, and keeps the ledger."""
+    """Sends webhooks of one tenant as providers do, at most `rate` a second, and keeps the ledger."""
 
     ingest_url: str
     tenant_id: str
     secrets: dict[str, str]
     concurrency: int = 16
+    rate: float = 100.0
     ledger: Ledger = field(default_factory=Ledger)
+    _started: float = 0.0
 
     async def send(self, webhooks: Sequence[Webhook], *, patience: float = 60.0) -> Ledger:
         """Sends all, each until it is answered; fails when one is not answered within `patience` seconds."""
         queue = list(enumerate(webhooks))
         queue.reverse()
+        self._started = asyncio.get_running_loop().time()
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             await asyncio.gather(*(self._worker(session, queue, patience) for _ in range(self.concurrency)))
@@ -52,6 +55,8 @@ class Provider:
     ) -> None:
         while queue:
             number, webhook = queue.pop()
+            due = self._started + number / self.rate
+            await asyncio.sleep(max(due - asyncio.get_running_loop().time(), 0))
             async with asyncio.timeout(patience):
                 await self._until_answered(session, number, webhook)
 

@@ -147,6 +147,7 @@ class World:
             "TURNOUT_TOPIC_PREFIX": self.prefix,
             "TURNOUT_HTTP_PORT": str(self.ports[service]),
             "TURNOUT_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
+            "TURNOUT_REPLICA": "only",
             "TURNOUT_TENANT_RELOAD_SECONDS": "0.5",
             "TURNOUT_RECOVERY_AGE_SECONDS": str(RECOVERY_AGE),
             "TURNOUT_RECOVERY_INTERVAL_SECONDS": "1",

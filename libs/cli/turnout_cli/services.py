@@ -88,6 +88,7 @@ def _environment(service: Service, addresses: Addresses) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TURNOUT_KAFKA_BOOTSTRAP": addresses.kafka,
         "TURNOUT_HTTP_HOST": "127.0.0.1",
+        "TURNOUT_REPLICA": "up",
         "TURNOUT_HTTP_PORT": str(addresses.ports[service.name]),
         "TURNOUT_MASTER_KEY_FILE": str(addresses.master_key_file),
     }

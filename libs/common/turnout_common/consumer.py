@@ -124,7 +124,8 @@ class BatchConsumer:
         self._after_commit = after_commit
         self._sql = {name: text.format(schema=schema) for name, text in SQL.items()}
         self._broker_topic = settings.topic(topic)
-        self._subscriber = subscribe(broker, self._broker_topic, settings.group(f"{schema}.{topic}"))
+        group = settings.group(f"{schema}.{topic}")
+        self._subscriber = subscribe(broker, self._broker_topic, group, settings.replica)
         self._subscriber(self._consume)
         self.marks = ReadMarks(schema, topic, pool, settings, lambda: self._subscriber.consumer)
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()

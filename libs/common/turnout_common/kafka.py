@@ -33,12 +33,17 @@ def create_broker(bootstrap: str, client_id: str) -> KafkaBroker:
     )
 
 
-def subscribe(broker: KafkaBroker, topic: str, group: str) -> Any:
-    """A batch subscriber on `topic` that hands over raw records and waits for its handler's `ack`."""
+def subscribe(broker: KafkaBroker, topic: str, group: str, replica: str | None) -> Any:
+    """A batch subscriber on `topic` that hands over raw records and waits for its handler's `ack`.
+
+    With a `replica` name it is a static member: after a crash it takes its partitions back at once, where another
+    member would wait for the dead one's session to end.
+    """
     return broker.subscriber(
         topic,
         batch=True,
         group_id=group,
+        group_instance_id=replica,
         ack_policy=AckPolicy.MANUAL,
         auto_offset_reset="earliest",
         max_records=BATCH_RECORDS,

@@ -112,15 +112,10 @@ class ReadMarks:
             )
 
     async def _behind(self, consumer: Any, partition: TopicPartition, end: int) -> int:
-        position = self._next.get(partition)
-        if position is None or position < end:
-            # Another replica may have read on while it held the partition: what is committed counts too.
-            position = max(position or 0, await _committed(consumer, partition))
+        position = self._next.get(partition, 0)
+        if position < end:
+            # Another replica may have read on while it held the partition, and what the broker deleted unread is gone:
+            # the recovery check brings it back, but only once the partition counts as read.
+            starts = await consumer.beginning_offsets([partition])
+            position = max(position, await consumer.committed(partition) or 0, starts[partition])
         return max(end - position, 0)
-
-
-async def _committed(consumer: Any, partition: TopicPartition) -> int:
-    committed = await consumer.committed(partition)
-    if committed is None:
-        committed = (await consumer.beginning_offsets([partition]))[partition]
-    return int(committed)

@@ -35,6 +35,10 @@ class ServiceSettings(BaseSettings):
     topic_prefix: str = Field(
         "", description="Put before topic and group names, to share one Kafka in tests."
     )
+    replica: str | None = Field(
+        None,
+        description="Name of this replica, the same after a restart and no other's: it takes its Kafka partitions back at once.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least level that is logged."
     )
