@@ -24,6 +24,8 @@ from turnout_common.tenants import Tenant, TenantDirectory, update_settings
 
 CHANNELS = ("calcom", "telegram", "events")
 CONCURRENCY = 32
+#: Services read a tenant's configuration every 30 s.
+KNOWN_SECONDS = 40.0
 Progress = Callable[[int, int], None]
 
 
@@ -56,7 +58,9 @@ async def seed_demo(
     salon = demo_salon(tenant.timezone, tenant.currency, bookings_a_day)
     await _map_names(target, tenant, salon)
     story = history_until(salon, days, (clock or SystemClock()).now(), seed)
-    async with WebhookClient(target.ingest_url, tenant_id, secrets, connections=CONCURRENCY) as client:
+    async with WebhookClient(
+        target.ingest_url, tenant_id, secrets, connections=CONCURRENCY, known_within_seconds=KNOWN_SECONDS
+    ) as client:
         refused = await send_all(client, story.webhooks, progress)
     return Seeded(story, len(story.webhooks), client.retries, refused)
 

@@ -78,7 +78,10 @@ def standard_signature(webhook: Webhook, secret: str, unix_seconds: int) -> str:
 
 
 class WebhookClient:
-    """Posts a tenant's webhooks to ingest. `secrets` are by channel. Use as an async context manager."""
+    """Posts a tenant's webhooks to ingest. `secrets` are by channel. Use as an async context manager.
+
+    `known_within_seconds`: so long a 401 is no answer yet, for a tenant or channel that was set a moment ago.
+    """
 
     def __init__(
         self,
@@ -88,12 +91,15 @@ class WebhookClient:
         *,
         clock: Clock | None = None,
         patience_seconds: float = 60.0,
+        known_within_seconds: float = 0.0,
         connections: int = 32,
     ) -> None:
         self._url = f"{ingest_url}/webhooks/{{channel}}/{tenant_id}"
         self._secrets = secrets
         self._clock = clock or SystemClock()
         self._patience = patience_seconds
+        self._known_within = known_within_seconds
+        self._known: set[str] = set()
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self.retries = 0
@@ -111,7 +117,7 @@ class WebhookClient:
 
     async def send(self, webhook: Webhook, *, headers: Mapping[str, str] | None = None) -> Answer:
         """The final answer. `headers` replace the right signature. Raises PostFailed when there is none in time."""
-        deadline = asyncio.get_running_loop().time() + self._patience
+        started = asyncio.get_running_loop().time()
         tries = 0
         while True:
             tries += 1
@@ -119,15 +125,28 @@ class WebhookClient:
                 status, body, pause = await self._post(webhook, headers)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 status, body, pause = 0, repr(error)[:200], None
-            if status not in RETRIED and status != 0:
+            waited = asyncio.get_running_loop().time() - started
+            if (
+                status not in RETRIED
+                and status != 0
+                and not self._is_too_new(webhook, headers, status, waited)
+            ):
+                self._known.add(webhook.channel)
                 return Answer(status, body, tries)
             self.retries += 1
             wait = pause or min(0.1 * 2 ** min(tries, 6), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-            if asyncio.get_running_loop().time() + wait > deadline:
+            if waited + wait > max(self._patience, self._known_within):
                 raise PostFailed(
                     f"ingest gave no final answer in {tries} tries, the last one: {status or body}"
                 )
             await asyncio.sleep(wait)
+
+    def _is_too_new(
+        self, webhook: Webhook, headers: Mapping[str, str] | None, status: int, waited: float
+    ) -> bool:
+        """Whether a 401 only says that ingest has not read the channel yet."""
+        signed = headers is None and webhook.channel not in self._known
+        return status == 401 and signed and waited < self._known_within
 
     async def _post(
         self, webhook: Webhook, headers: Mapping[str, str] | None
