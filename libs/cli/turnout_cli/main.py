@@ -16,7 +16,33 @@ app = App(
 app.command("turnout_cli.up:up", name="up", help="Start Postgres, Kafka and all services.")
 app.command("turnout_cli.up:down", name="down", help="Stop what `up` started.")
 app.command("turnout_cli.up:status", name="status", help="Show what runs, and where.")
+app.command(
+    "turnout_cli.migrate_command:migrate_command",
+    name="migrate",
+    help="Bring an external Postgres and Kafka up to date.",
+)
+app.command(
+    "turnout_cli.secrets_command:secrets", name="secrets", help="Write the secrets of compose to .env."
+)
+app.command("turnout_cli.test_command:run_tests", name="test", help="Run the tests.")
+app.command("turnout_cli.bench_command:bench", name="bench", help="Measure; figures as a table or --json.")
 app.command("turnout_cli.doctor:doctor", name="doctor", help="Check what this machine offers.")
+
+# Working with a running system
+app.command(
+    "turnout_cli.smoke:smoke", name="smoke", help="Drive the running system through a day, and check it."
+)
+app.command(
+    "turnout_cli.check_kpi:check_kpi",
+    name="check-kpi",
+    help="Check a tenant's KPIs against its logs by plain SQL.",
+)
+app.command("turnout_cli.demo_commands:app", name="demo", help="Demo data through the front door.")
+app.command("turnout_cli.tenant:app", name="tenant", help="Tenants, their channels and tokens.")
+app.command("turnout_cli.inbox:app", name="inbox", help="What came in, and its fate.")
+app.command("turnout_cli.dlq:app", name="dlq", help="Dead letters: list, show, replay.")
+app.command("turnout_cli.rollup_commands:app", name="rollup", help="The aggregates: verify, rebuild, run.")
+app.command("turnout_cli.contracts_commands:app", name="contracts", help="Schemas, examples, .env.example.")
 
 
 def main() -> None:
