@@ -6,8 +6,8 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -18,11 +18,14 @@ from pydantic import SecretStr
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import running, until
-from turnout_cli.webhooks import Webhook, signed_headers
+from tests.webhook_fixtures import body_of, delivered
+from turnout_cli.webhooks import Webhook, calcom, signed_headers
 from turnout_common.clock import Clock, SystemClock
+from turnout_common.ids import new_id
 from turnout_common.postgres import connect, create_pool
 from turnout_common.relay import Relay
 from turnout_common.tenants import TenantDirectory, set_channel
+from turnout_ingest.acceptance import Row
 from turnout_ingest.app import create_app
 from turnout_ingest.inbox import Inbox
 from turnout_ingest.relay import QUERIES
@@ -36,6 +39,9 @@ SECRETS = {
 }
 
 
+HOST = calcom.Host(4101, "Anna Weiss", "anna")
+KIND = calcom.EventType(77001, "cut", "Haircut", 45, 4200)
+GUEST = calcom.Guest("Igor Petrov", "igor@guest.example", "+493023125001", "ru")
 TIMEOUT = aiohttp.ClientTimeout(total=20)
 
 
@@ -170,3 +176,49 @@ async def value(database: Database, sql: str, *arguments: object) -> Any:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+async def fates(database: Database, tenant_id: str) -> list[str]:
+    """What became of the tenant's items, in order."""
+    return [stored["fate"] for stored in await rows(database, tenant_id)]
+
+
+async def counted(database: Database, tenant_id: str) -> dict[str, int]:
+    """The tenant's items by fate, as they were counted."""
+    connection = await asyncpg.connect(database.dsn("maintenance"))
+    try:
+        found = await connection.fetch(
+            "SELECT fate, sum(items)::int AS items FROM ingest.fates WHERE tenant_id = $1 GROUP BY fate",
+            tenant_id,
+        )
+        return {record["fate"]: record["items"] for record in found}
+    finally:
+        await connection.close()
+
+
+async def outbox_is_empty(database: Database) -> bool:
+    return bool(await value(database, "SELECT NOT EXISTS (SELECT FROM ingest.outbox)"))
+
+
+def created(uid: str) -> Webhook:
+    """A booking at Cal.com, made now."""
+    at = now()
+    return calcom.created(calcom.Booking(uid, 9, at + timedelta(days=2), HOST, KIND, GUEST, at), at)
+
+
+def row(tenant_id: str, key: bytes | None = None, **changes: Any) -> Row:
+    """A good row with a key of its own."""
+    item_id = new_id()
+    own = key or item_id.bytes
+    made = replace(
+        delivered("calcom", body_of("calcom", "created")),
+        item_id=item_id, tenant_id=tenant_id, key_hash=own, content_hash=own, received_at=now(),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def inbox_of(database: Database, dsn: str | None = None, queue_items: int = 5000, shard: int = 0) -> Inbox:
+    """An inbox without a service round it."""
+    return Inbox(
+        lambda: connect(dsn or database.dsn("ingest"), "test-inbox"), queue_items=queue_items, shard=shard
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
@@ -15,7 +14,7 @@ import structlog
 
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database, Infrastructure
-from tests.integration.ingest_service import SECRETS, Service, add_channels, ingest, value
+from tests.integration.ingest_service import SECRETS, Service, add_channels, ingest, outbox_is_empty, value
 from tests.integration.probe import read_all, until
 from tests.webhook_fixtures import CANARIES, NOON, body_of, names
 from turnout_cli.webhooks import Webhook
@@ -83,7 +82,7 @@ async def test_canaries_of_all_samples_stay_sealed(
     secrets = tuple(SECRETS.values())
     async with ingest(database, infrastructure, topic_prefix, clock=FixedClock(NOON)) as service:
         answers = await _post_everything(service, tenant_id)
-        await until(lambda: _outbox_is_empty(database), "the outbox to be published")
+        await until(lambda: outbox_is_empty(database), "the outbox to be published")
     total = await value(database, "SELECT count(*) FROM ingest.inbox WHERE fate = 'published'")
     records = await read_all(infrastructure.kafka, topic_prefix + "inbound_webhooks", total)
     on_kafka = b"\n".join(
@@ -150,7 +149,6 @@ async def _post_everything(service: Service, tenant_id: str) -> bytes:
         answer = await service.post(tenant_id, webhook, forged)
         assert answer.status == 401
         found.append(answer.body + repr(answer.headers).encode())
-    await asyncio.sleep(0.1)
     return b"\n".join(found)
 
 
@@ -163,7 +161,3 @@ async def _tables(database: Database) -> bytes:
             found += [each if isinstance(each, bytes) else str(each).encode() for each in record.values()]
     await connection.close()
     return b"\n".join(found)
-
-
-async def _outbox_is_empty(database: Database) -> bool:
-    return bool(await value(database, "SELECT NOT EXISTS (SELECT FROM ingest.outbox)"))

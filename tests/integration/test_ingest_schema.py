@@ -4,17 +4,17 @@ was lost after publishing is found."""
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+import turnout_ingest
 from tests.infrastructure import ROLES, Database, Infrastructure
-from tests.integration.ingest_service import value
+from tests.integration.ingest_service import inbox_of, row, value
 from tests.integration.probe import running
-from tests.integration.test_ingest_durability import row
-from turnout_common.postgres import connect, create_pool, load_queries
+from turnout_common.postgres import create_pool, load_queries
 from turnout_common.recovery import RecoveryCheck
-from turnout_ingest.inbox import Inbox
 from turnout_ingest.relay import QUERIES, WATCHES
 from turnout_ingest.settings import IngestSettings
 
@@ -106,7 +106,7 @@ async def test_view_for_the_kpis_tells_a_time_only(
 ) -> None:
     connection = await asyncpg.connect(database.dsn("kpi"))
     assert await connection.fetch("SELECT * FROM ingest.oldest_unpublished") == []
-    made = Inbox(lambda: connect(database.dsn("ingest"), "test"), queue_items=10)
+    made = inbox_of(database)
     async with running(made.run()):
         await made.accept([row(tenant_id)])
         await made.accept([row(tenant_id)])
@@ -125,7 +125,7 @@ async def test_row_of_the_outbox_whose_item_is_gone_holds_nobody_up(
     await admin.execute(
         "INSERT INTO ingest.outbox (item_id) SELECT gen_random_uuid() FROM generate_series(1, 600)"
     )
-    made = Inbox(lambda: connect(database.dsn("ingest"), "test"), queue_items=10)
+    made = inbox_of(database)
     kept = row(tenant_id)
     async with running(made.run()):
         await made.accept([kept])
@@ -139,7 +139,7 @@ async def test_row_of_the_outbox_whose_item_is_gone_holds_nobody_up(
 async def test_walk_ends_before_the_first_item_that_is_too_young(
     database: Database, admin: asyncpg.Connection, tenant_id: str
 ) -> None:
-    made = Inbox(lambda: connect(database.dsn("ingest"), "test"), queue_items=10)
+    made = inbox_of(database)
     items = [row(tenant_id) for _ in range(4)]
     start = await admin.fetchval("SELECT coalesce(max(seq), 0) FROM ingest.inbox")
     async with running(made.run()):
@@ -160,7 +160,7 @@ async def test_item_that_a_reader_never_applied_is_published_again_once(
     database: Database, infrastructure: Infrastructure, admin: asyncpg.Connection, tenant_id: str
 ) -> None:
     lost, known, receipt = (row(tenant_id), row(tenant_id), row(tenant_id, kind="receipt"))
-    made = Inbox(lambda: connect(database.dsn("ingest"), "test"), queue_items=10)
+    made = inbox_of(database)
     async with running(made.run()):
         await made.accept([lost, known, receipt])
     await admin.execute("DELETE FROM ingest.outbox")  # published, and then Kafka lost its disk
@@ -200,10 +200,6 @@ async def test_item_that_a_reader_never_applied_is_published_again_once(
 async def test_migration_can_be_taken_back_and_made_again(
     database: Database, admin: asyncpg.Connection
 ) -> None:
-    from pathlib import Path
-
-    import turnout_ingest
-
     text = (Path(turnout_ingest.__file__).parent / "migrations" / "20261124001000_ingest.sql").read_text()
     up, down = text.split("-- migrate:down")
     transaction = admin.transaction()

@@ -9,15 +9,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Wire:
-    """`up` lets connections through; `frozen` holds the server's answers back; `sent` counts bytes to the server."""
+    """Connections pass until it is cut, frozen or mute; `sent` counts bytes to the server, `held` answers held back."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._writers: set[asyncio.StreamWriter] = set()
         self._thawed = asyncio.Event()
         self._thawed.set()
+        self._mute: set[asyncio.StreamWriter] = set()
         self.up = True
         self.sent = 0
+        self.held = 0
         self.connections = 0
         self.port = 0
 
@@ -43,6 +45,10 @@ class Wire:
     def thaw(self) -> None:
         self._thawed.set()
 
+    def mute(self) -> None:
+        """What is connected now hears nothing any more, without an end; new connections pass."""
+        self._mute |= self._writers
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.up:
             writer.transport.abort()
@@ -55,6 +61,7 @@ class Wire:
         finally:
             for each in (writer, there_writer):
                 self._writers.discard(each)
+                self._mute.discard(each)
                 each.transport.abort()
 
     async def _to_server(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,6 +75,9 @@ class Wire:
     async def _to_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if writer in self._mute:
+                    continue
+                self.held += not self._thawed.is_set()
                 await self._thawed.wait()
                 writer.write(data)
                 await writer.drain()
@@ -87,4 +97,4 @@ async def wire_to(dsn: str) -> AsyncIterator[Wire]:
         server.close()
         wire.thaw()
         wire.cut()
-        await asyncio.sleep(0)
+        await server.wait_closed()

@@ -22,12 +22,13 @@ from turnout_common import metrics
 from turnout_common.postgres import load_queries
 from turnout_ingest.acceptance import Row
 from turnout_ingest.providers.provider import Fate, hash16
+from turnout_ingest.settling import Holder, KeyOf, Settled, columns, settle
 
 log = structlog.get_logger()
 SQL = load_queries("turnout_ingest")
 BATCH_ROWS = 500
 #: A commit that takes longer loses its connection: the webhooks that wait for it must be answered within 2 seconds.
-COMMIT_SECONDS = 1.4
+COMMIT_SECONDS = 1.2
 SHARDS = 8
 #: What is wrong with a value and not with the database: it stays wrong however often it is tried.
 _POISON = (
@@ -56,16 +57,6 @@ class Waiting:
 
     rows: list[Row]
     fates: asyncio.Future[list[Fate]]
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A row with its final fate."""
-
-    row: Row
-    fate: Fate
-    reason: str | None
-    first_item_id: UUID | None
 
 
 class Inbox:
@@ -201,18 +192,16 @@ class Inbox:
         limit = asyncio.get_running_loop().call_later(COMMIT_SECONDS, connection.terminate)
         try:
             async with connection.transaction():
-                settled = _settled(rows, await self._claim(connection, rows))
-                await connection.execute(SQL["store_items"], *_columns(settled), self._shard)
+                settled = settle(rows, await self._claim(connection, rows))
+                await connection.execute(SQL["store_items"], *columns(settled), self._shard)
         finally:
             limit.cancel()
         self.commits += 1
         return settled
 
-    async def _claim(
-        self, connection: asyncpg.Connection, rows: Sequence[Row]
-    ) -> dict[tuple[str, str, bytes], tuple[UUID, bytes]]:
+    async def _claim(self, connection: asyncpg.Connection, rows: Sequence[Row]) -> dict[KeyOf, Holder]:
         """Who holds each key, and with what content: the first row here that has it, or an item received before."""
-        first: dict[tuple[str, str, bytes], Row] = {}
+        first: dict[KeyOf, Row] = {}
         for row in rows:
             first.setdefault(row.key, row)
         keys = sorted(first)
@@ -256,55 +245,6 @@ class Inbox:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-
-def _settled(rows: Sequence[Row], holders: dict[tuple[str, str, bytes], tuple[UUID, bytes]]) -> list[Settled]:
-    """Each row with its final fate: its own where it holds its key, else duplicate or conflict."""
-    settled = []
-    for row in rows:
-        item_id, content = holders.get(row.key, (None, row.content_hash))
-        if item_id == row.item_id:
-            settled.append(Settled(row, row.fate, row.reason, None))
-        elif content == row.content_hash:
-            settled.append(Settled(row, Fate.DUPLICATE, "the same item was received before", item_id))
-        else:
-            reason = "an item with the same key and other content was received before"
-            settled.append(Settled(row, Fate.CONFLICT, reason, item_id))
-    return settled
-
-
-def _columns(settled: Sequence[Settled]) -> tuple[list[object], ...]:
-    """The rows as the arrays that `store_items` unnests."""
-    own = {Fate.DUPLICATE, Fate.CONFLICT}
-    return tuple(
-        map(
-            list,
-            zip(
-                *(
-                    (
-                        each.row.item_id,
-                        each.row.request_id,
-                        each.row.tenant_id,
-                        each.row.channel,
-                        each.row.kind,
-                        each.row.event_type,
-                        each.fate.value,
-                        each.reason,
-                        each.row.kafka_key,
-                        each.row.subject,
-                        each.row.occurred_at,
-                        each.row.received_at,
-                        each.row.key_hash,
-                        each.first_item_id,
-                        None if each.fate in own else each.row.payload,
-                        None if each.fate is Fate.DUPLICATE else each.row.sealed,
-                    )
-                    for each in settled
-                ),
-                strict=True,
-            ),
-        )
-    )
 
 
 def _named(error: BaseException) -> str:

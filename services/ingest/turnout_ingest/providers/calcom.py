@@ -1,7 +1,6 @@
-"""Cal.com: HMAC over the exact body, an envelope of triggers, MEETING_* flat (domain.md A1).
+"""Cal.com: HMAC over the exact body; each trigger becomes one statement about one uid (domain.md A1).
 
-Strict on what is read, open to the rest: fields come and go between versions and triggers. The key is the hash of the
-body, since Cal.com sends no delivery id; a second subscriber's copy is absorbed by the fold.
+The key is the hash of the body, since Cal.com sends no delivery id; a second subscriber's copy is absorbed by the fold.
 """
 
 from __future__ import annotations
@@ -9,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from turnout_common.events import Actor, BookingItem, BookingTrigger, Contact, Key
+from turnout_common.events import Actor, BookingItem, BookingTrigger, Contact
 from turnout_common.events.values import Channel
 from turnout_common.ids import new_id
 from turnout_common.security import TenantKeys, equal
 from turnout_ingest.contacts import label, mail_address, sealed_contact, sealed_text
+from turnout_ingest.providers.calcom_body import BODY, Booking, Envelope, Meeting, NoShowEnvelope, Ping
 from turnout_ingest.providers.provider import (
     Answers,
     Delivery,
@@ -26,8 +26,6 @@ from turnout_ingest.providers.provider import (
     Headers,
     Item,
     Refused,
-    Text,
-    Time,
     event_fields,
     hash16,
     in_words,
@@ -49,103 +47,6 @@ TRIGGERS = {
     "MEETING_ENDED": BookingTrigger.MEETING_ENDED,
 }
 
-#: A uid that may be absent, null or empty.
-MaybeKey = Annotated[Key | None, BeforeValidator(lambda value: value or None)]
-
-
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class Language(_Read):
-    locale: Text | None = None
-
-
-class Person(_Read):
-    """An attendee or the organizer; `language` stands in envelopes, `locale` in flat events."""
-
-    id: int | None = None
-    name: Text | None = None
-    email: Text | None = None
-    username: Text | None = None
-    phoneNumber: Text | None = None
-    language: Language | None = None
-    locale: Text | None = None
-    noShow: bool | None = None
-    bookingSeat: Any = None
-
-
-class Booking(_Read):
-    """What is read of a booking, in an envelope's payload or flat. `responses`, `metadata`, `price`, `rating` and
-    `currency` vary in type between triggers; what is not usable of them is left out."""
-
-    uid: Key
-    startTime: Time
-    endTime: Time
-    attendees: list[Person] = []
-    organizer: Person | None = None
-    userId: int | None = None
-    type: Text | None = None
-    eventTypeId: int | None = None
-    rescheduleUid: MaybeKey = None
-    fromReschedule: MaybeKey = None
-    rootBookingUid: MaybeKey = None
-    rescheduleStartTime: Time | None = None
-    rescheduleEndTime: Time | None = None
-    requestReschedule: bool | None = None
-    cancelledBy: Text | None = None
-    rescheduledBy: Text | None = None
-    additionalNotes: Text | None = None
-    smsReminderNumber: Text | None = None
-    paid: bool | None = None
-    seatsPerTimeSlot: Any = None
-    responses: Any = None
-    metadata: Any = None
-    price: Any = None
-    currency: Any = None
-    rating: Any = None
-
-
-class NoShow(_Read):
-    bookingUid: Key
-    attendees: list[Person] = Field(min_length=1)
-
-
-class Envelope(_Read):
-    triggerEvent: Literal[
-        "BOOKING_REQUESTED",
-        "BOOKING_CREATED",
-        "BOOKING_RESCHEDULED",
-        "BOOKING_CANCELLED",
-        "BOOKING_REJECTED",
-        "BOOKING_PAID",
-        "BOOKING_PAYMENT_INITIATED",
-        "BOOKING_LOCATION_UPDATED",
-        "BOOKING_REASSIGNED",
-    ]
-    createdAt: Time
-    payload: Booking
-
-
-class NoShowEnvelope(_Read):
-    triggerEvent: Literal["BOOKING_NO_SHOW_UPDATED"]
-    createdAt: Time
-    payload: NoShow
-
-
-class Meeting(Booking):
-    """Flat, and its `createdAt` is when the booking was made: the event's time is the start or the end."""
-
-    triggerEvent: Literal["MEETING_STARTED", "MEETING_ENDED"]
-
-
-class Ping(_Read):
-    triggerEvent: Literal["PING"]
-
-
-BODY: TypeAdapter[Envelope | NoShowEnvelope | Meeting | Ping] = TypeAdapter(
-    Annotated[Envelope | NoShowEnvelope | Meeting | Ping, Field(discriminator="triggerEvent")]
-)
 #: Triggers that exist and say nothing about appointments; whatever else comes is unknown. Both are ignored.
 NOT_NEEDED = frozenset({
     "RECORDING_READY", "RECORDING_TRANSCRIPTION_GENERATED", "INSTANT_MEETING", "INSTANT_MEETING_ACCEPTED",
