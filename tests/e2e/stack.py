@@ -20,11 +20,14 @@ class Turnout:
 
     home: Path
     document: dict[str, Any] = field(default_factory=dict)
+    token: str = ""
+    """Whose tenant `check-kpi` may look at; empty: the demo tenant's."""
 
     @property
     def environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
-        return inherited | {"TURNOUT_HOME": str(self.home)}
+        own = {"TURNOUT_HOME": str(self.home)} | ({"TURNOUT_TOKEN": self.token} if self.token else {})
+        return inherited | own
 
     def run(self, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

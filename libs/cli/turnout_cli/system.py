@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -19,11 +20,13 @@ from turnout_cli.embedded import kafka_aot
 from turnout_cli.embedded.kafka import EmbeddedKafka
 from turnout_cli.embedded.kafka_jars import Progress
 from turnout_cli.embedded.postgres import EmbeddedPostgres
+from turnout_cli.errors import CommandError
 from turnout_cli.services import DATABASE, Addresses, choose_ports, process_spec, services
 from turnout_cli.state import Home, Phase, ProcessMark, ProcessRecord, State, new_passwords
 from turnout_cli.supervisor import ServiceProcess, Supervisor, Watched
 
 T = TypeVar("T")
+DEMO_DAYS = 7
 
 
 class Reporter(Protocol):
@@ -53,6 +56,7 @@ class System:
         self.reporter = reporter
         self.demo = demo
         self.state = home.load()
+        self._demo_is_new = False
         self._supervisor = Supervisor(on_change=self._on_change)
         self._stop = asyncio.Event()
 
@@ -133,6 +137,7 @@ class System:
 
         dsn = addresses.role_dsn("turnout_platform")
         self.state.token = await ensure_demo_tenant(dsn, self.home.master_key())
+        self._demo_is_new = True
         self.home.save(self.state)
 
     def _addresses(self, kafka: EmbeddedKafka) -> Addresses:
@@ -167,6 +172,7 @@ class System:
     async def _stay(self) -> None:
         background: list[Callable[[], Awaitable[None]]] = [
             lambda: self.reporter.running(self.state),
+            self._seed_demo,
             self._train_kafka,
         ]
         tasks = [asyncio.ensure_future(work()) for work in background]
@@ -174,6 +180,21 @@ class System:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _seed_demo(self) -> None:
+        """Gives a new demo tenant a short history to look at; without it the system is as good."""
+        if not self._demo_is_new:
+            return
+        from turnout_cli.connection import resolve
+        from turnout_cli.demo_seed import seed_demo
+
+        try:
+            here = resolve("embedded", os.environ | {"TURNOUT_HOME": str(self.home.folder)})
+            seeded = await seed_demo(here, DEMO_DAYS)
+        except (CommandError, OSError, asyncpg.PostgresError) as error:
+            self.reporter.step(f"no demo history ({error}); `turnout demo seed` sends one")
+        else:
+            self.reporter.step(f"demo history of {DEMO_DAYS} days: {seeded.sent} webhooks")
 
     async def _train_kafka(self) -> None:
         with contextlib.suppress(RuntimeError, OSError):  # a speed-up for the next start, nothing more
