@@ -124,7 +124,7 @@ class WebhookClient:
             try:
                 status, body, pause = await self._post(webhook, headers)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                status, body, pause = 0, repr(error)[:200], None
+                status, body, pause = 0, str(error)[:200] or type(error).__name__, None
             waited = asyncio.get_running_loop().time() - started
             if (
                 status not in RETRIED
