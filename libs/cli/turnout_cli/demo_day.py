@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from typing import Protocol
 
 from turnout_cli.demo_life import Life
 from turnout_cli.webhooks import Webhook, facts, telegram
 
 TimedWebhook = tuple[datetime, Webhook]
+
+
+class Told(Protocol):
+    """Something that happened, as its webhooks tell it."""
+
+    def webhooks(self) -> Iterator[TimedWebhook]: ...
 
 
 @dataclass(frozen=True)
@@ -108,5 +115,13 @@ class DayPlan:
         )
 
     def webhooks(self) -> Iterator[TimedWebhook]:
-        for each in (*self.lives, *self.shifts, *self.sales, *self.counts, *self.enquiries):
-            yield from each.webhooks()
+        parts: tuple[Sequence[Told], ...] = (
+            self.lives,
+            self.shifts,
+            self.sales,
+            self.counts,
+            self.enquiries,
+        )
+        for part in parts:
+            for each in part:
+                yield from each.webhooks()

@@ -129,7 +129,7 @@ class Checks:
 
     async def kpis(self, expected: Expected) -> None:
         look = f"turnout check-kpi --tenant {self._tenant}, turnout rollup verify, the log of rollup"
-        wanted = expected.metrics | expected.counts
+        wanted = expected.figures
         await self._until(lambda: self._figures(expected), wanted, f"KPIs of {expected.name}", look)
 
     async def _figures(self, expected: Expected) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Checks:
                     f"GET /kpi/{path} was answered {answer.status}: {body}. Look at: the log of kpi-api"
                 )
         known = body["metrics"] | body["counts"]
-        return {name: known.get(name) for name in expected.metrics | expected.counts}
+        return {name: known.get(name) for name in expected.figures}
 
     async def no_dead_letters(self) -> None:
         for service in SERVICES:

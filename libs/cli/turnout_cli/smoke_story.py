@@ -5,7 +5,7 @@ Pure: the run's id and the time are passed in. Every number that is expected fol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -173,9 +173,13 @@ class Expected:
     name: str
     first: date
     last: date
-    metrics: dict[str, float | int | None]
-    counts: dict[str, int]
+    metrics: Mapping[str, float | int | None]
+    counts: Mapping[str, int]
     staff_id: str | None = None
+
+    @property
+    def figures(self) -> dict[str, float | int | None]:
+        return {**self.metrics, **self.counts}
 
 
 def expected_kpis(story: Story) -> Sequence[Expected]:
