@@ -98,7 +98,13 @@ def booking(
 
 
 def fact(
-    tenant_id: str, what: FactType | str, at: datetime, uid: str | None = None, *, key: str | None = None, **fields: Any
+    tenant_id: str,
+    what: FactType | str,
+    at: datetime,
+    uid: str | None = None,
+    *,
+    key: str | None = None,
+    **fields: Any,
 ) -> FactItem:
     """A business fact, about Cal.com's booking `uid` where it is given."""
     return FactItem(
@@ -110,10 +116,18 @@ def fact(
 
 
 def message(
-    tenant_id: str, chat: str, at: datetime, *, phone: str | None = None, key: str | None = None, **fields: Any
+    tenant_id: str,
+    chat: str,
+    at: datetime,
+    *,
+    phone: str | None = None,
+    key: str | None = None,
+    **fields: Any,
 ) -> MessageItem:
     """A Telegram message; `phone` is a shared one that Telegram vouches for."""
-    shared = {"contact": person(phone), "contact_verified": True, "kind": MessageKind.CONTACT} if phone else {}
+    shared = (
+        {"contact": person(phone), "contact_verified": True, "kind": MessageKind.CONTACT} if phone else {}
+    )
     values: dict[str, Any] = {"kind": MessageKind.TEXT, "message_no": next(_numbers), "sent_at": at}
     return MessageItem(
         **_common(tenant_id, Channel.TELEGRAM, at, key),
@@ -133,7 +147,12 @@ def consent(tenant_id: str, chat: str, at: datetime, opted_in: bool) -> ConsentI
 
 
 def outcome(
-    tenant_id: str, booking_id: UUID, status: MessageStatus, at: datetime, start: datetime = START, **fields: Any
+    tenant_id: str,
+    booking_id: UUID,
+    status: MessageStatus,
+    at: datetime,
+    start: datetime = START,
+    **fields: Any,
 ) -> MessageEvent:
     """What became of the reminder for `start`."""
     values: dict[str, Any] = {
@@ -260,7 +279,10 @@ def normalised(picture: dict[str, list[dict[str, Any]]]) -> Any:
     names: dict[str, str] = {}
     random_ids = ("booking_id", "intent_id", "client_id", "merged_into", "fact_id")
     ordered = {
-        kind: sorted(states, key=lambda s: json.dumps({k: v for k, v in s.items() if k not in random_ids}, sort_keys=True))
+        kind: sorted(
+            states,
+            key=lambda s: json.dumps({k: v for k, v in s.items() if k not in random_ids}, sort_keys=True),
+        )
         for kind, states in picture.items()
     }
     for states in ordered.values():

@@ -112,8 +112,12 @@ async def picture_of(world: Booking, database: Database, cut: Any, seed: int) ->
 
 @SHARED
 @given(seed=st.integers(min_value=1))
-async def test_a_salon_day_in_any_order_and_cut_ends_the_same(world: Booking, database: Database, seed: int) -> None:
-    in_order = await picture_of(world, database, lambda t, _: [[e] for e in sorted(salon_day(t), key=lambda e: e.occurred_at)], 0)
+async def test_a_salon_day_in_any_order_and_cut_ends_the_same(
+    world: Booking, database: Database, seed: int
+) -> None:
+    in_order = await picture_of(
+        world, database, lambda t, _: [[e] for e in sorted(salon_day(t), key=lambda e: e.occurred_at)], 0
+    )
     shuffled = await picture_of(world, database, lambda t, chance: batches(salon_day(t), chance), seed)
 
     assert shuffled == in_order

@@ -70,14 +70,18 @@ class Folded:
 
 def fold(items: Iterable[Item], links: Links, settings: FoldSettings) -> Folded | None:
     """The state that the set of `items` stands for, or None while none of them says when the appointment is."""
+    in_order = links.sorted(items)
     chain = _Chain(settings, links)
+    # Of copies the first one counts; one that says when the appointment is goes before one that does not.
+    with_times = {(item.trigger, item.uid) for item in in_order if item.founds}
     done: set[tuple[str, str | None]] = set()
-    for item in links.sorted(items):
+    for item in in_order:
         rule = RULES_BY_NAME[item.trigger]
         if rule.once:
-            if (item.trigger, item.uid) in done:
+            said = (item.trigger, item.uid)
+            if said in done or (said in with_times and not item.founds):
                 continue
-            done.add((item.trigger, item.uid))
+            done.add(said)
         chain.take(item, rule)
     return chain.result()
 
