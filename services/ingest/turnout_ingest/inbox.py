@@ -30,11 +30,9 @@ BATCH_ROWS = 500
 #: A commit that takes longer loses its connection: the webhooks that wait for it must be answered within 2 seconds.
 COMMIT_SECONDS = 1.2
 SHARDS = 8
-#: What is wrong with a value and not with the database: it stays wrong however often it is tried.
+#: What is wrong with a value and not with the database: it stays wrong however often it is tried. The driver raises
+#: DataError as well for what it cannot encode.
 _POISON = (
-    ValueError,
-    TypeError,
-    ArithmeticError,
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
