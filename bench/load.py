@@ -11,7 +11,9 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import cast
 
 import uvloop
 
@@ -49,16 +51,15 @@ def request_bytes(host: str, path: str, headers: dict[str, str], body: bytes) ->
 
 
 class _Connection(asyncio.Protocol):
-    """One kept connection; gives the status of each answer."""
+    """One kept connection; gives the status of each answer, 0 when there was none."""
 
     def __init__(self) -> None:
         self._answer: asyncio.Future[int] | None = None
         self._buffer = b""
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def send(self, request: bytes) -> asyncio.Future[int]:
         self._answer = asyncio.get_running_loop().create_future()
@@ -94,8 +95,7 @@ async def _send_all(plan: Plan) -> Load:
     load = Load()
     idle: asyncio.Queue[_Connection] = asyncio.Queue()
     for _ in range(plan.connections):
-        _, connection = await loop.create_connection(_Connection, plan.host, plan.port)
-        idle.put_nowait(connection)
+        idle.put_nowait(await _connect(plan))
     started = loop.time()
     pending: set[asyncio.Task[None]] = set()
     for number, request in enumerate(plan.requests):
@@ -103,7 +103,7 @@ async def _send_all(plan: Plan) -> Load:
         if (wait := due - loop.time()) > 0:
             await asyncio.sleep(wait)
         connection = await idle.get()
-        task = loop.create_task(_one(connection, request, due, load, idle))
+        task = loop.create_task(_one(plan, connection, request, due, load, idle))
         pending.add(task)
         task.add_done_callback(pending.discard)
     await asyncio.gather(*pending)
@@ -111,41 +111,36 @@ async def _send_all(plan: Plan) -> Load:
     return load
 
 
+async def _connect(plan: Plan) -> _Connection:
+    _, connection = await asyncio.get_running_loop().create_connection(_Connection, plan.host, plan.port)
+    return connection
+
+
 async def _one(
-    connection: _Connection, request: bytes, due: float, load: Load, idle: asyncio.Queue[_Connection]
+    plan: Plan,
+    connection: _Connection,
+    request: bytes,
+    due: float,
+    load: Load,
+    idle: asyncio.Queue[_Connection],
 ) -> None:
-    loop = asyncio.get_running_loop()
     status = await connection.send(request)
     load.statuses[status] += 1
-    load.latencies.append(loop.time() - due)
-    if status == 0:
-        _, connection = await loop.create_connection(_Connection, *_address(connection))
-    idle.put_nowait(connection)
+    load.latencies.append(asyncio.get_running_loop().time() - due)
+    idle.put_nowait(connection if status else await _connect(plan))
 
 
-def _address(connection: _Connection) -> tuple[str, int]:
-    assert connection._transport is not None
-    host, port = connection._transport.get_extra_info("peername")[:2]
-    return host, port
-
-
-def _work(plan: Plan, results: multiprocessing.SimpleQueue[Load]) -> None:
+def _work(plan: Plan) -> Load:
     started = time.process_time()
     load = uvloop.run(_send_all(plan))
     load.cpu_seconds = time.process_time() - started
-    results.put(load)
+    return load
 
 
 async def run_load(plan: Plan) -> Load:
     """Runs the plan in another process, so that it shares no interpreter with what measures."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[Load] = context.SimpleQueue()
-    process = context.Process(target=_work, args=(plan, results))
-    process.start()
-    try:
-        return await asyncio.to_thread(results.get)
-    finally:
-        await asyncio.to_thread(process.join)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, _work, plan)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
