@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Kind(StrEnum):
-    SLOW = "slow"  #: answers well, after `seconds`
+    SLOW = "slow"  #: does it at once, answers after `seconds`
     FAIL = "fail"  #: answers `status`, has done nothing
     THROTTLE = "throttle"  #: answers 429 with `retry_after`
     LOSE_ANSWER = "lose_answer"  #: does it, then cuts the connection

@@ -23,15 +23,15 @@ from turnout_common.postgres import Connection, load_queries
 from turnout_common.security import SecretError
 from turnout_common.tenants import TenantDirectory
 from turnout_sender.channels.port import Adapter
-from turnout_sender.decisions import Contact, Due, End, Head, Send, Wait, decide, next_day
+from turnout_sender.decisions import Due, End, Send, Wait, decide, next_day
 from turnout_sender.deliveries import end, log_versions
-from turnout_sender.limits import HORIZON_SECONDS, Ask, DayCounts, DayKey, take_slots
+from turnout_sender.due import read_contacts, read_due
+from turnout_sender.limits import Ask, DayCounts, DayKey, take_slots
 from turnout_sender.settings import SenderSettings
 from turnout_sender.templates import choose_locale, render
 
 log = structlog.get_logger()
 SQL = load_queries("turnout_sender")
-BATCH_ROWS = 200
 PROBE_SPARE_SECONDS = 5.0
 
 
@@ -98,7 +98,7 @@ class Claimer:
         """One round. `busy` tenants have enough requests under way."""
         current = _Round(self._clock.now())
         async with self._pool.acquire() as connection, connection.transaction():
-            due = await self._due(connection, current.now, busy)
+            due = await read_due(connection, current.now, busy)
             if not due:
                 return Claimed(0, ())
             sends = await self._decide(connection, due, current)
@@ -117,20 +117,11 @@ class Claimer:
             slots = await take_slots(connection, [replace(claim.ask, holds_chat=True)], self._lead)
         return slots.granted.get(claim.due.message_id)
 
-    async def _due(self, connection: Connection, now: datetime, busy: Sequence[str]) -> list[Due]:
-        horizon = timedelta(seconds=HORIZON_SECONDS)
-        rows = await connection.fetch(SQL["due"], now, list(busy), BATCH_ROWS, horizon)
-        return [_due_of(row) for row in rows]
-
     async def _decide(self, connection: Connection, due: Sequence[Due], current: _Round) -> list[Send]:
-        contacts: dict[tuple[str, UUID], list[Contact]] = {}
-        rows = await connection.fetch(SQL["contacts"], [d.tenant_id for d in due], [d.client_id for d in due])
-        for row in rows:
-            found = Contact(row["channel"], row["chat_sealed"], row["opted_out"], row["locale"])
-            contacts.setdefault((row["tenant_id"], row["client_id"]), []).append(found)
+        contacts = await read_contacts(connection, due)
         sends: list[Send] = []
         for message in due:
-            of_client = contacts.get((message.tenant_id, message.client_id), [])
+            of_client = contacts.get((message.tenant_id, message.client_id), ())
             tenant = self._directory.get(message.tenant_id)
             match decide(message, tenant, of_client, self._adapters, current.now):
                 case Send() as send:
@@ -170,21 +161,14 @@ class Claimer:
 
     async def _take(self, connection: Connection, sends: Sequence[Send], current: _Round) -> None:
         """Counts the day, takes slots, and begins the attempts that have both."""
-        days = {
-            send.due.message_id: DayKey(
-                send.due.tenant_id, current.now.astimezone(send.tenant.zone).date(), send.due.queue
-            )
-            for send in sends
-        }
-        counts = await DayCounts.lock(
-            connection, {days[send.due.message_id] for send in sends if not send.due.counted}
-        )
+        days = {send.due.message_id: _day(send, current.now) for send in sends}
+        uncounted = {days[send.due.message_id] for send in sends if not send.due.counted}
+        counts = await DayCounts.lock(connection, uncounted)
         fitting = [send for send in sends if self._fits_the_day(send, days, counts, current)]
         if not fitting:
             return
         slots = await take_slots(connection, [_ask(send) for send in fitting], self._lead)
         claim_id = new_id()
-        begun: list[Send] = []
         for send in fitting:
             message_id = send.due.message_id
             if message_id in slots.later:
@@ -193,20 +177,10 @@ class Claimer:
                 current.blocked(send)
             elif claim := _prepare(send, claim_id, slots.granted[message_id], slots.taken_at, current):
                 current.claims.append(claim)
-                begun.append(send)
                 if not send.due.counted:
                     counts.count(days[message_id])
         await counts.write(connection)
-        if begun:
-            await connection.execute(
-                SQL["begin_attempts"],
-                claim_id,
-                current.now,
-                [send.due.message_id for send in begun],
-                [str(send.adapter.channel) for send in begun],
-                [send.adapter.channel.gives_receipts for send in begun],
-                [days[send.due.message_id].day for send in begun],
-            )
+        await _begin(connection, claim_id, current, days)
 
     def _fits_the_day(
         self, send: Send, days: Mapping[UUID, DayKey], counts: DayCounts, current: _Round
@@ -221,6 +195,25 @@ class Claimer:
         else:
             current.put_off.append((send.due.message_id, tomorrow, None))
         return False
+
+
+async def _begin(
+    connection: Connection, claim_id: UUID, current: _Round, days: Mapping[UUID, DayKey]
+) -> None:
+    if current.claims:
+        await connection.execute(
+            SQL["begin_attempts"],
+            claim_id,
+            current.now,
+            [claim.due.message_id for claim in current.claims],
+            [str(claim.adapter.channel) for claim in current.claims],
+            [claim.adapter.channel.gives_receipts for claim in current.claims],
+            [days[claim.due.message_id].day for claim in current.claims],
+        )
+
+
+def _day(send: Send, now: datetime) -> DayKey:
+    return DayKey(send.due.tenant_id, now.astimezone(send.tenant.zone).date(), send.due.queue)
 
 
 def _ask(send: Send) -> Ask:
@@ -250,23 +243,3 @@ async def _write(connection: Connection, current: _Round) -> None:
         await connection.execute(SQL["put_off"], *(list(c) for c in zip(*current.put_off, strict=True)))
     await end(connection, [(e.due.message_id, e.status, e.reason) for e in current.ends], current.now)
     await log_versions(connection, [claim.due.message_id for claim in current.claims])
-
-
-def _due_of(row: asyncpg.Record) -> Due:
-    head = row["head_version"]
-    return Due(
-        message_id=row["message_id"],
-        tenant_id=row["tenant_id"],
-        queue=row["queue"],
-        template=row["template"],
-        client_id=row["client_id"],
-        booking_version=row["booking_version"],
-        start_at=row["start_at"],
-        expires_at=row["expires_at"],
-        locale=row["locale"],
-        channel=row["channel"],
-        failures=row["failures"],
-        counted=row["counted"],
-        slot_message_id=row["slot_message_id"],
-        head=Head(head, row["head_status"], row["head_start_at"]) if head is not None else None,
-    )

@@ -5,19 +5,23 @@ Promises: the highest booking version wins for each slot, whatever came first; a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from turnout_common.clock import Clock
-from turnout_common.consumer import Outcome, Received
+from turnout_common.consumer import Handler, Outcome, Received
 from turnout_common.events import MessagePlanned, MessageWithdrawn, ReceiptItem
 from turnout_common.postgres import Connection
+from turnout_common.topics import INBOUND, OUTBOUND
 from turnout_sender.deliveries import ProviderMessage, apply_receipts, lock_slots, write_changes
 from turnout_sender.receipts import Receipt
 from turnout_sender.slots import Changes, SlotKey, settle
 
-OUTBOUND_TYPES = frozenset({"message.planned", "message.withdrawn"})
-INBOUND_TYPES = frozenset({"inbound.receipt"})
+#: What is read of each topic; the rest is ignored.
+TOPICS = {
+    OUTBOUND: frozenset({"message.planned", "message.withdrawn"}),
+    INBOUND: frozenset({"inbound.receipt"}),
+}
 
 
 class OutboundHandler:
@@ -56,3 +60,7 @@ class InboundHandler:
             names[received.envelope.id] = name
         early = await apply_receipts(connection, receipts, self._clock.now())
         return {record_id: Outcome.PARKED for record_id, name in names.items() if name in early}
+
+
+#: One handler a topic.
+HANDLERS: Mapping[str, Callable[[Clock], Handler]] = {OUTBOUND: OutboundHandler, INBOUND: InboundHandler}

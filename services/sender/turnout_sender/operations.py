@@ -1,48 +1,66 @@
-"""What /ready and /status say of the sender."""
+"""What the sender says of itself, and who reads what it publishes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
 import asyncpg
+from fastapi import FastAPI
 
 from turnout_common.consumer import BatchConsumer
+from turnout_common.health import Readiness, Status, health_router
+from turnout_common.postgres import load_queries
+from turnout_common.recovery import Watch
 from turnout_common.relay import Relay
+from turnout_common.topics import MESSAGE_EVENTS
 from turnout_sender.sending import SendLoop
 
-POLL_AGE_SECONDS = 60.0
+SQL = load_queries("turnout_sender")
+POLL_AGE_SECONDS = 30.0
+#: rollup counts messages; booking notes on the chain what became of a reminder.
+WATCHES = tuple(
+    Watch(MESSAGE_EVENTS, reader, SQL["walk"], SQL["publish"]) for reader in ("rollup", "booking")
+)
 
 
-class Operations:
-    def __init__(
-        self, pool: asyncpg.Pool, consumers: Sequence[BatchConsumer], sending: SendLoop, relay: Relay
-    ) -> None:
-        self._pool = pool
-        self._consumers = consumers
-        self._sending = sending
-        self._relay = relay
+def create_app(
+    pool: asyncpg.Pool, consumers: Sequence[BatchConsumer], sending: SendLoop, relay: Relay
+) -> FastAPI:
+    """The operations routes of every service; the sender has no others."""
+    app = FastAPI(title="Turnout sender", openapi_url=None)
+    figures = status(consumers, sending, relay)
+    app.include_router(health_router("sender", readiness(pool, consumers), figures))
+    return app
 
-    async def readiness(self) -> dict[str, str]:
-        """What is not ready: Postgres that does not answer, topics that were not polled for a minute."""
-        faults: dict[str, str] = {}
+
+def readiness(pool: asyncpg.Pool, consumers: Sequence[BatchConsumer]) -> Readiness:
+    """What does not answer: Postgres now, or Kafka for a while."""
+
+    async def faults() -> dict[str, str]:
+        found = {}
         try:
-            async with asyncio.timeout(2):
-                await self._pool.fetchval("SELECT 1")
+            await pool.fetchval("SELECT 1", timeout=2)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            faults["postgres"] = f"does not answer: {type(error).__name__}"
-        for consumer in self._consumers:
+            found["postgres"] = f"does not answer: {type(error).__name__}"
+        for consumer in consumers:
             age = monotonic() - consumer.marks.polled_at
             if age > POLL_AGE_SECONDS:
-                faults[consumer.topic] = f"was last polled {age:.0f} s ago"
-        return faults
+                found[consumer.topic] = f"Kafka was last heard {age:.0f} s ago"
+        return found
 
-    async def status(self) -> dict[str, Any]:
-        """`lag` of its topics, `events` published since the start, `due` = messages that wait though their time has come."""
+    return faults
+
+
+def status(consumers: Sequence[BatchConsumer], sending: SendLoop, relay: Relay) -> Status:
+    """`lag`, `events` published since the start, and `due`: messages that wait though their time has come."""
+
+    async def figures() -> dict[str, Any]:
         return {
-            "lag": sum(consumer.marks.lag for consumer in self._consumers),
-            "events": self._relay.published,
-            "due": self._sending.due,
+            "lag": sum(consumer.marks.lag for consumer in consumers),
+            "events": relay.published,
+            "due": sending.due,
         }
+
+    return figures

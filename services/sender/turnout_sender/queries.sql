@@ -81,8 +81,9 @@ RETURNING e.tenant_id, e.channel, e.provider_message_id, e.status, e.occurred_at
 -- What the send loop reads and writes.
 
 -- name: due
--- Left out: tenants in $2 (enough in flight), and messages whose bot has no slot within $4 or whose circuit is open,
+-- Left out: tenants in $2 (enough in flight), and messages whose bot has no slot within $3 or whose circuit is open,
 -- once their channel is known; the expired ones come in any case. booking.heads is read again before every attempt.
+-- The limit is no parameter: a generic plan would take it for a tenth of the table, and sort that.
 SELECT d.message_id, d.tenant_id, d.queue, d.template, d.client_id, d.booking_version, d.start_at, d.expires_at, d.locale,
   d.channel, d.failures, d.counted_on IS NOT NULL AS counted, s.message_id AS slot_message_id,
   h.version AS head_version, h.status AS head_status, h.start_at AS head_start_at
@@ -92,17 +93,19 @@ LEFT JOIN booking.heads h ON h.tenant_id = d.tenant_id AND h.booking_id = d.book
 WHERE d.status = 'planned' AND d.next_attempt_at <= $1 AND d.tenant_id <> ALL ($2::text[])
   AND (d.channel IS NULL OR d.expires_at <= $1 OR NOT (
     EXISTS (SELECT FROM sender.rate_slots r WHERE r.tenant_id = d.tenant_id AND r.channel = d.channel AND r.chat = ''
-            AND r.next_at > clock_timestamp() + $4::interval)
+            AND r.next_at > clock_timestamp() + $3::interval)
     OR EXISTS (SELECT FROM sender.circuits c WHERE c.tenant_id = d.tenant_id AND c.channel = d.channel
                AND c.open_until > $1)))
-ORDER BY d.next_attempt_at LIMIT $3
+ORDER BY d.next_attempt_at LIMIT 200
 FOR UPDATE OF d SKIP LOCKED
 
 -- name: contacts
--- LATERAL: so that the view is asked for one client at a time, by its index, and not made whole.
+-- LATERAL and OFFSET 0: so that the view is asked for one client at a time, by its index. Without, the planner makes
+-- the whole view first, of all clients of all tenants.
 SELECT c.tenant_id, c.client_id, c.channel, c.chat_sealed, c.opted_out, c.locale
 FROM (SELECT DISTINCT t, i FROM unnest($1::text[], $2::uuid[]) AS u(t, i)) AS k
-CROSS JOIN LATERAL (SELECT * FROM booking.contactable v WHERE v.tenant_id = k.t AND v.client_id = k.i) AS c
+CROSS JOIN LATERAL (SELECT * FROM booking.contactable v WHERE v.tenant_id = k.t AND v.client_id = k.i
+                    OFFSET 0) AS c
 
 -- name: lock_circuits
 SELECT c.tenant_id, c.channel, c.open_until

@@ -43,7 +43,6 @@ class SendLoop:
 
     def __init__(
         self,
-        *,
         pool: asyncpg.Pool,
         claimer: Claimer,
         http: Http,
@@ -68,6 +67,11 @@ class SendLoop:
 
     def wake(self) -> None:
         self._wakened.set()
+
+    def wake_all(self) -> None:
+        """After a commit of a consumer: there may be messages to send and events to publish."""
+        self.wake()
+        self._after_commit()
 
     async def run(self) -> None:
         """Until cancelled; then no new claims are made, and those under way are finished and written."""

@@ -6,12 +6,17 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from turnout_common.security import read_master_key
 from turnout_common.settings import ServiceSettings
 
 
 class SenderSettings(ServiceSettings):
     """What the sender needs besides what every service does."""
+
+    # A refused setting is named in the log of the start, never shown: it may stand beside the master key.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     http_port: int = Field(8602, ge=0, le=65535, description="Port to listen on.")
     provider_base_url: str | None = Field(
@@ -65,6 +70,11 @@ class SenderSettings(ServiceSettings):
         if self.claim_seconds <= self.send_timeout_seconds:
             raise ValueError("TURNOUT_CLAIM_SECONDS must be longer than TURNOUT_SEND_TIMEOUT_SECONDS")
         return self
+
+    def master_key_bytes(self) -> bytes:
+        """Raises SecretError when there is none or it is malformed."""
+        key = self.master_key.get_secret_value() if self.master_key else None
+        return read_master_key(key, self.master_key_file)
 
     def day_limit(self, queue: str) -> int:
         return self.day_limit_mk if queue == "mk" else self.day_limit_tx

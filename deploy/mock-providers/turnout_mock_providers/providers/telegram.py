@@ -48,9 +48,9 @@ class Telegram:
             return self._answer(token, method, refusal["error_code"], refusal)
         if behaviour and behaviour.kind is Kind.CUT:
             return self._cut(request, token, method)
+        message = self._deliver(token, chat_id, text)
         if behaviour and behaviour.kind is Kind.SLOW:
             await asyncio.sleep(behaviour.seconds)
-        message = self._deliver(token, chat_id, text)
         if behaviour and behaviour.kind is Kind.LOSE_ANSWER:
             return self._cut(request, token, method)
         return self._answer(token, method, 200, {"ok": True, "result": message})

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from turnout_sender.settings import SenderSettings
+
 ANSWER_BYTES = 64 * 1024
 RETRY_AFTER_MOST = 86_400.0
 
@@ -32,15 +34,17 @@ class Reply:
 
 
 class Http:
-    """The session, with `base_url` in place of every provider's own address where it is set."""
+    """The session, with the setting `provider_base_url` in place of every provider's own address where it is set."""
 
-    def __init__(self, timeout_seconds: float, connections: int, base_url: str | None = None) -> None:
-        self._base_url = base_url
-        # A connection that the provider closes while it idles would lose an answer: ours idle shorter than theirs.
-        connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=10, ttl_dns_cache=60)
+    def __init__(self, settings: SenderSettings) -> None:
+        self._base_url = settings.provider_base_url
+        seconds = settings.send_timeout_seconds
+        # No limit of its own: the send loop has one, and a request must not wait here after its time slot has come. A
+        # connection that the provider closes while it idles would lose an answer: ours idle shorter than theirs.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=10, ttl_dns_cache=60)
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds / 2),
+            timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds / 2),
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
