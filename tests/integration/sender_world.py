@@ -274,14 +274,9 @@ class World:
         async with AsyncExitStack() as stack:
             pool = await create_pool(self.database.dsn("sender"), "test-sender", 4)
             stack.push_async_callback(pool.close)
-            http = await stack.enter_async_context(
-                Http(settings.send_timeout_seconds, 50, settings.provider_base_url)
-            )
+            http = await stack.enter_async_context(Http(settings))
             claimer = Claimer(pool, self.directory, adapters or dict(ADAPTERS), settings, clock)
-            loop = SendLoop(
-                pool=pool, claimer=claimer, http=http, settings=settings, clock=clock, chance=random.Random(1),
-                after_commit=lambda: None,
-            )  # fmt: skip
+            loop = SendLoop(pool, claimer, http, settings, clock, random.Random(1), lambda: None)
             task = asyncio.create_task(loop.run())
             try:
                 yield loop
@@ -365,7 +360,7 @@ async def insert_row(admin: asyncpg.Connection, table: str, **values: Any) -> No
     """Inserts a row into a table of another service: `values`, and something neutral where more is required."""
     rows = await admin.fetch(
         """SELECT attname AS name, format_type(atttypid, NULL) AS type FROM pg_attribute
-        WHERE attrelid = $1::text::regclass AND attnum > 0 AND attnotnull AND NOT atthasdef AND NOT attisdropped
+        WHERE attrelid = $1::text::regclass AND attnum > 0 AND attnotnull AND NOT atthasdef AND attidentity = '' AND NOT attisdropped
           AND attname <> ALL ($2::text[])""",
         table, list(values),
     )  # fmt: skip

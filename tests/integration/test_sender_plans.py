@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from itertools import permutations
@@ -12,7 +13,9 @@ import pytest
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.sender_world import World, sender_world
 from turnout_common.clock import SystemClock
-from turnout_common.events import MessagePlanned, MessageWithdrawn
+from turnout_common.events import Channel, MessagePlanned, MessageWithdrawn
+from turnout_sender.channels.http import Http
+from turnout_sender.channels.port import Answer, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -174,19 +177,39 @@ async def test_withdrawal_between_two_attempts_stops_the_second(world: World) ->
     assert await world.log_of(plan) == ["attempted", "cancelled"]
 
 
-async def test_withdrawal_under_way_leaves_a_failed_request_without_another_try(world: World) -> None:
+class Gate:
+    """A channel whose answers wait until the test lets them go; each is a failure that is worth another try."""
+
+    channel = Channel.TELEGRAM
+    base_url = "https://example.invalid"
+    per_second = 20
+
+    def __init__(self) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+        self.requests = 0
+
+    async def send(self, http: Http, token: str, address: str, text: str) -> Answer:
+        self.requests += 1
+        self.reached.set()
+        await self.opened.wait()
+        return Answer(Verdict.FAILED, "http_500", 500)
+
+
+async def test_withdrawal_of_a_message_under_way_allows_no_second_try(world: World) -> None:
     salon = await world.salon()
     booked = await salon.appointment()
-    plan = booked.planned()
+    plan, gate = booked.planned(), Gate()
     await world.say(plan)
-    async with world.sending() as loop:
-        await world.mock.behave(salon.token, {"kind": "fail"})
-        loop.wake()
-        await world.until_status(plan, "sending", "planned")
+    async with world.sending(adapters={Channel.TELEGRAM: gate}):
+        await gate.reached.wait()
         await world.say(booked.withdrawn(version=2))
-        await world.until_status(plan, "cancelled")
+        assert await world.states(plan) == [("sending", None)]
+        gate.opened.set()
+        await world.until_status(plan, "cancelled", "failed")
 
-    assert (await world.states(plan))[0] == ("cancelled", "withdrawn")
+    assert await world.states(plan) == [("cancelled", "withdrawn")]
+    assert gate.requests == 1
+    assert await world.log_of(plan) == ["attempted", "cancelled"]
 
 
 async def test_two_messages_cannot_share_a_sent_key(world: World) -> None:
