@@ -12,7 +12,8 @@ from turnout_common.consumer import Handler
 from turnout_common.topics import BOOKING_EVENTS, INBOUND, MESSAGE_EVENTS, OUTBOUND
 from turnout_rollup.handlers import TOPICS as ROLLUP_TOPICS
 from turnout_rollup.handlers import FactHandler
-from turnout_sender.handlers import INBOUND_TYPES, OUTBOUND_TYPES, InboundHandler, OutboundHandler
+from turnout_sender.handlers import TOPICS as SENDER_TOPICS
+from turnout_sender.handlers import InboundHandler, OutboundHandler
 
 HandlerFactory = Callable[[], Handler]
 
@@ -52,8 +53,8 @@ def rollup() -> Handler:
 CONSUMERS = (
     ConsumerCase(INBOUND, "booking", BOOKING_TOPICS[INBOUND], booking),
     ConsumerCase(MESSAGE_EVENTS, "booking", BOOKING_TOPICS[MESSAGE_EVENTS], booking, takes_some=False),
-    ConsumerCase(OUTBOUND, "sender", OUTBOUND_TYPES, sender_outbound),
-    ConsumerCase(INBOUND, "sender", INBOUND_TYPES, sender_inbound),
+    ConsumerCase(OUTBOUND, "sender", SENDER_TOPICS[OUTBOUND], sender_outbound),
+    ConsumerCase(INBOUND, "sender", SENDER_TOPICS[INBOUND], sender_inbound),
     ConsumerCase(BOOKING_EVENTS, "rollup", ROLLUP_TOPICS[BOOKING_EVENTS], rollup),
     ConsumerCase(MESSAGE_EVENTS, "rollup", ROLLUP_TOPICS[MESSAGE_EVENTS], rollup),
 )

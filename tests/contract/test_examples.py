@@ -12,6 +12,7 @@ from tests.contract.salon import KEYS, TENANT
 from turnout_cli import contract_files
 from turnout_cli.contract_files import Example
 from turnout_common.events.envelope import EVENT_MODELS, InvalidEvent, from_headers, parse_event
+from turnout_common.topics import contracts_folder
 
 EXAMPLES = list(contract_files.examples())
 by_name = pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
@@ -21,9 +22,7 @@ by_name = pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for exa
 def test_an_example_is_read_by_consumers_and_agrees_with_its_schema(example: Example) -> None:
     event = parse_event(example.event_type, example.wire_value)
 
-    schema = json.loads(
-        (contract_files.contracts_folder() / "schemas" / f"{example.event_type}.json").read_text()
-    )
+    schema = json.loads((contracts_folder() / "schemas" / f"{example.event_type}.json").read_text())
     Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(example.value)
     again = parse_event(example.event_type, event.model_dump_json().encode())
     assert again == event

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
+import asyncpg
 import pytest
 
 from tests.e2e.stack import Turnout, running_turnout
 from tests.e2e.truth import assert_truth, summary
+from turnout_cli import contract_files
+from turnout_cli.contract_files import Example
 from turnout_cli.demo_salon import demo_salon
 from turnout_cli.demo_seed import history_until
 from turnout_common.clock import SystemClock
@@ -95,3 +100,43 @@ def test_the_data_is_there_after_a_restart(turnout: Turnout, token: str) -> None
 
     assert after["counts"]["booked"] == before["counts"]["booked"] > 0
     assert turnout.must_json("smoke")["ok"]
+
+
+LETTER = """
+INSERT INTO rollup.dead_letters (record_id, tenant_id, topic, partition, record_offset, reason, key, header_names,
+  header_values, value)
+VALUES ($1, $2, 'booking_events', 0, $3, 'put there by a test', $4, $5, $6, $7) RETURNING dead_letter_id
+"""
+
+
+async def bury(dsn: str, example: Example, offset: int, value: bytes) -> int:
+    """Puts a record of the tenant's among rollup's dead letters."""
+    record = UUID(int=offset)
+    headers = example.headers | {"ce_tenantid": TENANT, "ce_id": str(record)}
+    connection = await asyncpg.connect(dsn)
+    try:
+        found: int = await connection.fetchval(
+            LETTER, record, TENANT, offset, f"{TENANT}:x".encode(), list(headers),
+            [text.encode() for text in headers.values()], value,
+        )  # fmt: skip
+    finally:
+        await connection.close()
+    return found
+
+
+async def test_a_dead_letter_is_applied_again_or_dead_again(turnout: Turnout, token: str) -> None:
+    """The last one here: what it applies has no truth behind it."""
+    example = next(found for found in contract_files.examples() if found.event_type == "booking.created")
+    dsn = turnout.document["postgres_roles"]["turnout_rollup"]
+    value = example.value | {"tenant_id": TENANT, "event_id": str(UUID(int=10**9))}
+    good = await bury(dsn, example, 10**9, json.dumps(value).encode())
+    bad = await bury(dsn, example, 10**9 + 1, b"{")
+
+    outcomes: dict[int, str] = {}
+    for number, status in ((good, 0), (bad, 1)):
+        done = turnout.run("dlq", "replay", "rollup", str(number), "--json")
+        assert done.returncode == status, done.stderr
+        outcomes |= {row["dead_letter_id"]: row["outcome"] for row in json.loads(done.stdout)}
+
+    assert outcomes == {good: "applied", bad: "dead again"}
+    assert [row["dead_letter_id"] for row in turnout.must_json("dlq", "list", "rollup")] == [bad]

@@ -101,7 +101,7 @@ def test_a_channel_keeps_what_is_not_given(database: Database, name: str) -> Non
     ],
 )
 def test_what_cannot_be_a_tenant_is_refused_in_words(
-    tenant_id: str, options: dict[str, str], words: str
+    tenant_id: str, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(CommandError, match=words):
         tenant.create(tenant_id, **options)
@@ -157,6 +157,7 @@ def test_a_token_is_printed_once_and_works(
             token.encode(),
         ),
     )
+    assert row is not None
     assert tuple(row) == (name, "staff", "anna")
 
 
@@ -179,7 +180,7 @@ def test_the_demo_finds_the_secrets_or_says_which_is_missing(name: str) -> None:
 
     tenant.create(name, timezone="Europe/Berlin")
     for channel in ("calcom", "telegram"):
-        tenant.set_channel(name, channel, secret=f"of-{channel}")  # type: ignore[arg-type]
+        tenant.set_channel(name, channel, secret=f"of-{channel}")
 
     with pytest.raises(CommandError, match="no secret for events"):
         channel_secrets(asyncio.run(read_tenant(resolve(), name)))
@@ -258,7 +259,8 @@ RETURNING dead_letter_id
 
 def buried(database: Database, name: str) -> int:
     offset = int.from_bytes(os.urandom(4), "big")
-    return with_connection(database.dsn("rollup"), lambda c: c.fetchval(LETTER, uuid4(), name, offset))
+    found: int = with_connection(database.dsn("rollup"), lambda c: c.fetchval(LETTER, uuid4(), name, offset))
+    return found
 
 
 def test_dead_letters_are_listed_and_shown(

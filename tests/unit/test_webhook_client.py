@@ -98,7 +98,8 @@ async def test_a_receiver_that_stays_away_is_given_up_in_words() -> None:
 
 async def test_a_connection_that_broke_is_tried_again() -> None:
     receiver = Receiver(202)
-    handle, broken = receiver.handle, []
+    handle = receiver.handle
+    broken: list[bytes] = []
 
     async def break_first(request: web.Request) -> web.Response:
         if not broken:
