@@ -5,6 +5,7 @@ administrator sees it, with ids put in place of what is random.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import asyncpg
 from aiokafka import ConsumerRecord
 from pydantic import SecretStr
 
+from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database
 from turnout_booking.handlers import TOPICS, BookingHandler
 from turnout_booking.settings import BookingSettings
@@ -42,6 +44,7 @@ from turnout_common.events import (
 from turnout_common.ids import idempotency_key, new_id
 from turnout_common.kafka import create_broker
 from turnout_common.postgres import create_pool
+from turnout_common.tenants import create_tenant
 
 Event = BookingItem | FactItem | MessageItem | ConsentItem | MessageEvent
 #: A Monday, 10:00 in Berlin.
@@ -315,3 +318,14 @@ def life(tenant_id: str, **fields: Any) -> Sequence[BookingItem]:
         booking(tenant_id, "no_show_updated", "N2", NOW - DAY, None, no_show=False),
         booking(tenant_id, "cancelled", "N2", NOW - HOUR, n2, previous_uid="N1", **fields),
     )
+
+
+async def new_tenant(database: Database) -> str:
+    """A tenant as any other."""
+    name = "t" + os.urandom(6).hex()
+    connection = await asyncpg.connect(database.dsn("platform"))
+    try:
+        await create_tenant(connection, MASTER_KEY, name, "Europe/Berlin", actor="test")
+    finally:
+        await connection.close()
+    return name

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database
 from tests.integration.booking_world import (
     DAY,
@@ -29,9 +25,9 @@ from tests.integration.booking_world import (
     fact,
     life,
     message,
+    new_tenant,
     person,
 )
-from turnout_common.tenants import create_tenant
 
 #: The same service for all examples of a property: a tenant each keeps them apart.
 SHARED = settings(
@@ -45,16 +41,6 @@ SHARED = settings(
 async def world(database: Database) -> AsyncIterator[Booking]:
     async with booking_on(database) as service:
         yield service
-
-
-async def new_tenant(database: Database) -> str:
-    name = "t" + os.urandom(6).hex()
-    connection = await asyncpg.connect(database.dsn("platform"))
-    try:
-        await create_tenant(connection, MASTER_KEY, name, "Europe/Berlin", actor="test")
-    finally:
-        await connection.close()
-    return name
 
 
 def salon_day(tenant_id: str) -> Sequence[Event]:

@@ -22,6 +22,7 @@ from turnout_common.events import (
     FactItem,
     FactState,
     FactType,
+    InboundItem,
     MessageEvent,
     MessageItem,
     MessageKind,
@@ -148,15 +149,15 @@ def intake_of(events: Iterable[Received]) -> Intake:
     return intake
 
 
-def item_key(channel: str, key_hash: str) -> UUID:
-    """The key of an item within its tenant (design §2.2: tenant, channel, 16-byte hash)."""
-    return derived_id("item", channel, key_hash)
+def item_key(event: InboundItem) -> UUID:
+    """The key of an item (design §2.2: tenant, channel, 16-byte hash); the same body for two tenants is two items."""
+    return derived_id("item", event.tenant_id, event.channel, event.key_hash)
 
 
 def _booking(event: BookingItem) -> NewItem:
     founds = event.start_at is not None and event.end_at is not None
     item = Item(
-        key=item_key(event.channel, event.key_hash),
+        key=item_key(event),
         kind=ItemKind.SOURCE,
         trigger=str(event.trigger),
         at=utc(event.occurred_at),
@@ -223,7 +224,7 @@ _ALWAYS_ENTITIES = frozenset({FactType.FEEDBACK_RECEIVED, FactType.INVENTORY_SOL
 
 def _take_fact(intake: Intake, event: FactItem) -> None:
     """A fact about a booking joins its chain; one about a chat its intent; any other is an entity of its own."""
-    key = item_key(event.channel, event.key_hash)
+    key = item_key(event)
     if event.booking is not None:
         intake.items.append(_fact_of_booking(event, key))
     elif event.fact is FactType.ADMIN_REPLY and event.chat_hash is not None:
@@ -306,7 +307,7 @@ def _message(event: MessageItem) -> ChatEvent:
     phone = shared.phone_hash if shared is not None else None
     return ChatEvent(
         tenant_id=event.tenant_id,
-        item_key=item_key(event.channel, event.key_hash),
+        item_key=item_key(event),
         channel=str(event.channel),
         chat=ContactKey(event.tenant_id, "chat", event.chat_hash),
         at=utc(event.sent_at),
@@ -321,7 +322,7 @@ def _message(event: MessageItem) -> ChatEvent:
 def _consent(event: ConsentItem) -> ChatEvent:
     return ChatEvent(
         tenant_id=event.tenant_id,
-        item_key=item_key(event.channel, event.key_hash),
+        item_key=item_key(event),
         channel=str(event.channel),
         chat=ContactKey(event.tenant_id, "chat", event.chat_hash),
         at=utc(event.occurred_at),
