@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from turnout_cli.demo_history import History
-from turnout_cli.demo_truth import true_counts, true_metrics
+from turnout_cli.demo_metrics import true_metrics
+from turnout_cli.demo_truth import true_counts
 
 
 def summary(kpi_url: str, token: str, tenant_id: str, first: date, last: date) -> dict[str, Any]:

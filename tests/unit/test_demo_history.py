@@ -10,8 +10,9 @@ from itertools import pairwise
 from turnout_cli.demo_day import Count, DayPlan, Enquiry, Sale, Shift
 from turnout_cli.demo_history import MESSAGE_WINDOW, History, history
 from turnout_cli.demo_life import Life, Payment
+from turnout_cli.demo_metrics import true_metrics
 from turnout_cli.demo_salon import Salon, demo_salon
-from turnout_cli.demo_truth import true_counts, true_metrics
+from turnout_cli.demo_truth import true_counts
 from turnout_cli.webhooks import calcom, telegram
 
 SALON = demo_salon("Europe/Berlin", "EUR")

@@ -7,8 +7,8 @@ import time
 from cyclopts import App
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from turnout_cli.connection import TargetOption, resolve, run
-from turnout_cli.demo_seed import seed_demo
+from turnout_cli.connection import Target, TargetOption, resolve, run
+from turnout_cli.demo_seed import Seeded, seed_demo
 from turnout_cli.demo_tenant import DEMO_TENANT
 from turnout_cli.errors import CommandError
 from turnout_cli.output import Json, print_json, say, words
@@ -43,19 +43,26 @@ def seed(
     if not 1 <= days <= 400 or not 1 <= bookings_a_day <= 5000:
         raise CommandError("--days is from 1 to 400, --bookings-a-day from 1 to 5000")
     started = time.monotonic()
-    bar = Progress(
-        TextColumn("webhooks"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=words,
-        transient=True,
-    )
-    with bar:
+    seeded = _seed(resolve(target), tenant, days=days, seed=seed, bookings_a_day=bookings_a_day)
+    seconds = time.monotonic() - started
+    if as_json:
+        told = {"sent": seeded.sent, "refused": len(seeded.refused), "until": seeded.history.now.isoformat()}
+        print_json(told | {"seconds": round(seconds, 1)})
+    for sentence in seeded.refused[:_SHOWN]:
+        say(f"✗ {sentence}")
+    good = seeded.sent - len(seeded.refused)
+    say(f"{'✗' if seeded.refused else '✓'} {good:,} of {seeded.sent:,} webhooks accepted in {seconds:.1f} s")
+    return 1 if seeded.refused else 0
+
+
+def _seed(target: Target, tenant: str, *, days: int, seed: int, bookings_a_day: int) -> Seeded:
+    """Under a progress bar."""
+    columns = (TextColumn("webhooks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=words, transient=True) as bar:
         task = bar.add_task("webhooks", total=None)
-        seeded = run(
+        return run(
             seed_demo(
-                resolve(target),
+                target,
                 days,
                 tenant_id=tenant,
                 seed=seed,
@@ -63,18 +70,3 @@ def seed(
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         )
-    seconds = time.monotonic() - started
-    if as_json:
-        print_json(
-            {
-                "sent": seeded.sent,
-                "refused": len(seeded.refused),
-                "seconds": round(seconds, 1),
-                "until": seeded.history.now.isoformat(),
-            }
-        )
-    for sentence in seeded.refused[:_SHOWN]:
-        say(f"✗ {sentence}")
-    good = seeded.sent - len(seeded.refused)
-    say(f"{'✗' if seeded.refused else '✓'} {good:,} of {seeded.sent:,} webhooks accepted in {seconds:.1f} s")
-    return 1 if seeded.refused else 0

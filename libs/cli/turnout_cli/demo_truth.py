@@ -5,13 +5,12 @@ Knows nothing of events, facts or SQL: it and the pipeline agree only when both 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from turnout_cli.demo_clients import Window, client_counts, is_booked, is_visit
 from turnout_cli.demo_day import Enquiry
 from turnout_cli.demo_history import History
 from turnout_cli.demo_life import Life
@@ -19,39 +18,10 @@ from turnout_cli.webhooks.calcom import Booking
 
 HOUR = timedelta(hours=1)
 CLOSED_AFTER = 24 * HOUR
-VISIT_AFTER = 2 * HOUR
-RETENTION = timedelta(days=90)
 NOTICE = 24 * HOUR
 QUARTER = timedelta(minutes=15)
 OFF_PEAK_BEFORE, OFF_PEAK_FROM = 11, 19
 
-#: metric -> (numerator, denominator, factor, decimals)
-RATIOS: dict[str, tuple[str, str | None, Decimal, int]] = {
-    "bookingSuccessRate": ("confirmedIntents", "closedIntents", Decimal(100), 1),
-    "bookingAutomationRate": ("automatedIntents", "confirmedIntents", Decimal(100), 1),
-    "adminInterventionRate": ("intervenedIntents", "closedIntents", Decimal(100), 1),
-    "meanTimeToResolveIntentSec": ("resolveSeconds", "resolvedIntents", Decimal(1), 1),
-    "noShowRate": ("noShows", "due", Decimal(100), 1),
-    "cancellationRate": ("cancelled", "booked", Decimal(100), 1),
-    "lateCancellationRate": ("lateCancelled", "booked", Decimal(100), 1),
-    "rescheduleRate": ("rescheduled", "booked", Decimal(100), 1),
-    "completionRate": ("visits", "due", Decimal(100), 1),
-    "utilizationRate": ("serviceMinutes", "rosteredMinutes", Decimal(100), 1),
-    "offPeakShare": ("offPeak", "booked", Decimal(100), 1),
-    "gridAlignmentRate": ("onGrid", "booked", Decimal(100), 1),
-    "leadTimeHours": ("leadSeconds", "booked", 1 / Decimal(3600), 1),
-    "repeatVisitRate": ("returningClients", "clients", Decimal(100), 1),
-    "rebookingRate": ("rebookedVisits", "visits", Decimal(100), 1),
-    "firstTimeRetention90": ("retainedClients", "newClients", Decimal(100), 1),
-    "newClients": ("newClients", None, Decimal(1), 0),
-    "avgTicket": ("visitsNet", "visits", Decimal(1), 0),
-    "revenueGross": ("visitsGross", None, Decimal(1), 0),
-    "revenueNet": ("visitsNet", None, Decimal(1), 0),
-    "goodsRevenueNet": ("goodsNet", None, Decimal(1), 0),
-    "feedbackAvg": ("ratingSum", "ratings", Decimal(1), 2),
-    "feedbackCoverage": ("visitsWithFeedback", "visits", Decimal(100), 1),
-    "inventoryVariancePct": ("stockDeviation", "stockExpected", Decimal(100), 1),
-}
 COUNTED = (
     *(
         "intents",
@@ -77,31 +47,6 @@ COUNTED = (
 )
 
 
-@dataclass(frozen=True)
-class Window:
-    """Local days, both included, and the time up to which the answer is."""
-
-    first: date
-    last: date
-    zone: ZoneInfo
-    as_of: datetime
-
-    def holds(self, at: datetime) -> bool:
-        return self.first <= at.astimezone(self.zone).date() <= self.last
-
-    @property
-    def end(self) -> datetime:
-        return midnight_after(self.last, self.zone)
-
-    @property
-    def start(self) -> datetime:
-        return midnight_after(self.first - timedelta(days=1), self.zone)
-
-
-def midnight_after(day: date, zone: ZoneInfo) -> datetime:
-    return datetime.combine(day + timedelta(days=1), time.min, zone).astimezone(UTC)
-
-
 def true_counts(history: History, first: date, last: date, as_of: datetime) -> dict[str, int]:
     """The sums of the local days `first` to `last` as of `as_of`, by the names of `GET /kpi/summary`."""
     window = Window(first, last, ZoneInfo(history.salon.timezone), as_of)
@@ -113,37 +58,10 @@ def true_counts(history: History, first: date, last: date, as_of: datetime) -> d
         *(_enquiry(each, as_of) for each in _enquiries(history) if window.holds(each.asked_at)),
         _facts(history, window),
         _minutes(history, lives, window),
-        _clients(lives, window),
+        client_counts(lives, window),
     ):
         sums.update(part)
     return dict(sums)
-
-
-def true_metrics(counts: dict[str, int]) -> dict[str, float | int | None]:
-    """The metrics that these counts give, rounded as in an answer."""
-    return {name: _ratio(counts, *parts) for name, parts in RATIOS.items()}
-
-
-def _ratio(
-    counts: dict[str, int], numerator: str, denominator: str | None, factor: Decimal, decimals: int
-) -> float | int | None:
-    below = counts[denominator] if denominator else 1
-    if below == 0:
-        return None
-    value = (counts[numerator] * factor / below).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
-    return float(value) if decimals else int(value)
-
-
-def is_booked(life: Life) -> bool:
-    return life.confirmed_at is not None
-
-
-def is_visit(life: Life, as_of: datetime) -> bool:
-    """Booked, not cancelled, not no-show, and marked completed or 2 h past its end."""
-    if not is_booked(life) or life.cancelled_at is not None or life.no_show:
-        return False
-    marked = life.completed_at is not None and life.completed_at <= as_of
-    return marked or life.stands.end + VISIT_AFTER <= as_of
 
 
 def _appointment(life: Life, window: Window) -> dict[str, int]:
@@ -251,47 +169,3 @@ def _begins(booking: Booking, window: Window, cut: datetime) -> bool:
 
 def _quarter(at: datetime) -> datetime:
     return at - (at - datetime(2000, 1, 1, tzinfo=UTC)) % QUARTER
-
-
-def _clients(lives: Iterable[Life], window: Window) -> dict[str, int]:
-    """Distinct people: over the whole story, not day by day."""
-    of_guest: dict[str, list[Life]] = defaultdict(list)
-    for life in lives:
-        of_guest[life.stands.guest.email].append(life)
-    sums: Counter[str] = Counter()
-    for appointments in of_guest.values():
-        sums.update(_client(appointments, window))
-    return sums
-
-
-def _client(appointments: list[Life], window: Window) -> dict[str, int]:
-    visits = sorted(
-        (life.stands.start, number)
-        for number, life in enumerate(appointments)
-        if is_visit(life, window.as_of)
-    )
-    inside = [start for start, _ in visits if window.holds(start)]
-    if not inside:
-        return {}
-    first = visits[0][0]
-    is_new = window.holds(first)
-    again = any(first < start <= first + RETENTION for start, _ in visits[1:])
-    return {
-        "clients": 1,
-        "returningClients": int(len(inside) > 1 or not is_new),
-        "newClients": int(is_new),
-        "retainedClients": int(is_new and again),
-        "rebookedVisits": sum(_rebooked(start, appointments, window) for start in inside),
-    }
-
-
-def _rebooked(visit: datetime, appointments: list[Life], window: Window) -> bool:
-    """By midnight of the visit's day the client held a later appointment that still stands."""
-    midnight = midnight_after(visit.astimezone(window.zone).date(), window.zone)
-    return any(
-        life.stands.start > visit
-        and life.cancelled_at is None
-        and life.confirmed_at is not None
-        and life.confirmed_at < midnight
-        for life in appointments
-    )

@@ -3,91 +3,53 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+from turnout_cli.webhooks.calcom_shapes import Booking, EventType, Guest, Host, instant, row, shape_of
 from turnout_cli.webhooks.post import Webhook
 
-
-@dataclass(frozen=True)
-class Host:
-    """Who gives the service: Cal.com's organizer."""
-
-    user_id: int
-    name: str
-    handle: str
-    timezone: str = "Europe/Berlin"
-
-    @property
-    def email(self) -> str:
-        return f"{self.handle}@salon.example"
-
-
-@dataclass(frozen=True)
-class EventType:
-    """What can be booked. `price_minor` in minor units of `currency` (lower case, as Cal.com has it)."""
-
-    event_type_id: int
-    slug: str
-    title: str
-    minutes: int
-    price_minor: int = 0
-    currency: str = "eur"
-
-
-@dataclass(frozen=True)
-class Guest:
-    """Who books."""
-
-    name: str
-    email: str
-    phone: str | None = None
-    locale: str = "de"
-    timezone: str = "Europe/Berlin"
-
-
-@dataclass(frozen=True)
-class Booking:
-    """One booking at Cal.com; a reschedule makes a new one."""
-
-    uid: str
-    booking_id: int
-    start: datetime
-    host: Host
-    event_type: EventType
-    guest: Guest
-    booked_at: datetime
-    sequence: int = 0
-    ical_uid: str | None = None
-
-    @property
-    def end(self) -> datetime:
-        return self.start + timedelta(minutes=self.event_type.minutes)
+__all__ = [
+    "Booking",
+    "EventType",
+    "Guest",
+    "Host",
+    "cancelled",
+    "created",
+    "meeting_ended",
+    "meeting_started",
+    "no_show",
+    "paid",
+    "payment_initiated",
+    "ping",
+    "rejected",
+    "requested",
+    "rescheduled",
+]
 
 
 def created(booking: Booking, at: datetime) -> Webhook:
-    return _envelope("BOOKING_CREATED", at, _payload(booking, "ACCEPTED"))
+    return _envelope("BOOKING_CREATED", at, shape_of(booking, "ACCEPTED"))
 
 
 def requested(booking: Booking, at: datetime) -> Webhook:
     """Waits for the salon's word: Cal.com's event types with confirmation."""
-    return _envelope("BOOKING_REQUESTED", at, _payload(booking, "PENDING") | {"requiresConfirmation": True})
+    return _envelope("BOOKING_REQUESTED", at, shape_of(booking, "PENDING") | {"requiresConfirmation": True})
 
 
 def rejected(booking: Booking, at: datetime, reason: str = "") -> Webhook:
-    payload = _payload(booking, "REJECTED") | {"rejectionReason": reason}
+    payload = shape_of(booking, "REJECTED") | {"rejectionReason": reason}
     payload.pop("iCalUID")  # Cal.com leaves it out here
     return _envelope("BOOKING_REJECTED", at, payload)
 
 
 def rescheduled(old: Booking, new: Booking, at: datetime, by: str | None = None) -> Webhook:
     """`new` has a uid of its own and points back to `old`."""
-    payload = _payload(new, "ACCEPTED") | {
+    payload = shape_of(new, "ACCEPTED") | {
         "rescheduleId": old.booking_id,
         "rescheduleUid": old.uid,
-        "rescheduleStartTime": _instant(old.start),
-        "rescheduleEndTime": _instant(old.end),
+        "rescheduleStartTime": instant(old.start),
+        "rescheduleEndTime": instant(old.end),
         "rescheduledBy": by or new.guest.email,
         "cancellationReason": "",
     }
@@ -98,7 +60,7 @@ def cancelled(
     booking: Booking, at: datetime, *, by: str | None = None, reason: str = "", reschedule: bool = False
 ) -> Webhook:
     """`reschedule`: the host asked the guest to pick another time."""
-    payload = _payload(booking, "CANCELLED") | {
+    payload = shape_of(booking, "CANCELLED") | {
         "cancelledBy": by or booking.guest.email,
         "cancellationReason": reason,
         "requestReschedule": reschedule,
@@ -107,12 +69,12 @@ def cancelled(
 
 
 def paid(booking: Booking, at: datetime) -> Webhook:
-    payload = _payload(booking, "ACCEPTED") | {"paymentId": booking.booking_id + 7, "paymentData": {}}
+    payload = shape_of(booking, "ACCEPTED") | {"paymentId": booking.booking_id + 7, "paymentData": {}}
     return _envelope("BOOKING_PAID", at, payload)
 
 
 def payment_initiated(booking: Booking, at: datetime) -> Webhook:
-    return _envelope("BOOKING_PAYMENT_INITIATED", at, _payload(booking, "ACCEPTED"))
+    return _envelope("BOOKING_PAYMENT_INITIATED", at, shape_of(booking, "ACCEPTED"))
 
 
 def no_show(booking: Booking, at: datetime, *, marked: bool = True) -> Webhook:
@@ -132,11 +94,11 @@ def no_show(booking: Booking, at: datetime, *, marked: bool = True) -> Webhook:
 
 def meeting_ended(booking: Booking, *, absent: bool = False, rating: int | None = None) -> Webhook:
     """Flat, and `createdAt` is when it was booked: Cal.com's cron sends the bare row."""
-    return _webhook({"triggerEvent": "MEETING_ENDED"} | _row(booking, absent=absent, rating=rating))
+    return _webhook({"triggerEvent": "MEETING_ENDED"} | row(booking, absent=absent, rating=rating))
 
 
 def meeting_started(booking: Booking) -> Webhook:
-    return _webhook({"triggerEvent": "MEETING_STARTED"} | _row(booking, absent=False, rating=None))
+    return _webhook({"triggerEvent": "MEETING_STARTED"} | row(booking, absent=False, rating=None))
 
 
 def ping(at: datetime) -> Webhook:
@@ -144,141 +106,15 @@ def ping(at: datetime) -> Webhook:
     payload = {
         "type": "Test",
         "title": "Test trigger event",
-        "startTime": _instant(at),
-        "endTime": _instant(at),
+        "startTime": instant(at),
+        "endTime": instant(at),
     }
     return _envelope("PING", at, payload | {"attendees": [], "organizer": {"name": "", "email": ""}})
 
 
 def _envelope(trigger: str, at: datetime, payload: dict[str, Any]) -> Webhook:
-    return _webhook({"triggerEvent": trigger, "createdAt": _instant(at), "payload": payload})
+    return _webhook({"triggerEvent": trigger, "createdAt": instant(at), "payload": payload})
 
 
 def _webhook(body: dict[str, Any]) -> Webhook:
     return Webhook("calcom", json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
-
-
-def _instant(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _payload(booking: Booking, status: str) -> dict[str, Any]:
-    guest, host, kind = booking.guest, booking.host, booking.event_type
-    return {
-        "bookerUrl": "https://book.salon.example",
-        "title": f"{kind.title}: {host.name} & {guest.name}",
-        "type": kind.slug,
-        "startTime": _instant(booking.start),
-        "endTime": _instant(booking.end),
-        "additionalNotes": "",
-        "description": "",
-        "eventTypeId": kind.event_type_id,
-        "hideCalendarNotes": False,
-        "schedulingType": None,
-        "seatsPerTimeSlot": None,
-        "seatsShowAttendees": True,
-        "customReplyToEmail": None,
-        "disableRescheduling": False,
-        "organizer": _organizer(host),
-        "attendees": [_attendee(guest)],
-        "customInputs": {},
-        "responses": _responses(guest),
-        "userFieldsResponses": {},
-        "location": "inPerson",
-        "destinationCalendar": None,
-        "iCalUID": booking.ical_uid or f"{booking.uid}@Cal.com",
-        "iCalSequence": booking.sequence,
-        "requiresConfirmation": False,
-        "organizationId": None,
-        "uid": booking.uid,
-        "bookingId": booking.booking_id,
-        "status": status,
-        "eventTitle": kind.title,
-        "eventDescription": None,
-        "price": kind.price_minor,
-        "currency": kind.currency,
-        "length": kind.minutes,
-        "metadata": {},
-    }
-
-
-def _organizer(host: Host) -> dict[str, Any]:
-    return {
-        "id": host.user_id,
-        "name": host.name,
-        "email": host.email,
-        "username": host.handle,
-        "timeZone": host.timezone,
-        "language": {"locale": "en"},
-        "timeFormat": "h:mma",
-    }
-
-
-def _attendee(guest: Guest) -> dict[str, Any]:
-    first, _, last = guest.name.partition(" ")
-    return {
-        "name": guest.name,
-        "firstName": first,
-        "lastName": last,
-        "email": guest.email,
-        "timeZone": guest.timezone,
-        "language": {"locale": guest.locale},
-        "phoneNumber": guest.phone,
-        "bookingSeat": None,
-    }
-
-
-def _responses(guest: Guest) -> dict[str, Any]:
-    phone = {"value": guest.phone} if guest.phone else {}
-    return {
-        "name": {"label": "your_name", "value": guest.name, "isHidden": False},
-        "email": {"label": "email_address", "value": guest.email, "isHidden": False},
-        "attendeePhoneNumber": {"label": "phone_number", "isHidden": not guest.phone} | phone,
-        "notes": {"label": "additional_notes", "isHidden": False},
-        "guests": {"label": "additional_guests", "value": [], "isHidden": False},
-    }
-
-
-def _row(booking: Booking, *, absent: bool, rating: int | None) -> dict[str, Any]:
-    guest, host = booking.guest, booking.host
-    attendee = {
-        "id": booking.booking_id + 3,
-        "name": guest.name,
-        "email": guest.email,
-        "timeZone": guest.timezone,
-        "locale": guest.locale,
-        "phoneNumber": guest.phone,
-        "bookingId": booking.booking_id,
-        "noShow": absent,
-    }
-    return {
-        "id": booking.booking_id,
-        "uid": booking.uid,
-        "title": booking.event_type.title,
-        "description": "",
-        "customInputs": [],
-        "responses": {"name": {"label": "name", "value": guest.name}},
-        "startTime": _instant(booking.start),
-        "endTime": _instant(booking.end),
-        "location": "inPerson",
-        "status": "ACCEPTED",
-        "paid": False,
-        "createdAt": _instant(booking.booked_at),
-        "updatedAt": _instant(booking.booked_at),
-        "userId": host.user_id,
-        "userPrimaryEmail": host.email,
-        "eventTypeId": booking.event_type.event_type_id,
-        "rescheduled": None,
-        "fromReschedule": None,
-        "metadata": {},
-        "iCalUID": booking.ical_uid or f"{booking.uid}@Cal.com",
-        "iCalSequence": booking.sequence,
-        "rating": rating,
-        "ratingFeedback": None,
-        "noShowHost": False,
-        "creationSource": "WEBAPP",
-        "user": {"email": host.email, "name": host.name, "username": host.handle, "timeZone": host.timezone},
-        "attendees": [attendee],
-        "payment": [],
-        "references": [],
-    }
