@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from turnout_booking import clients, linking, store
-from turnout_booking.changes import Arrivals, Cause, Changes, cause_of, newest_cause
+from turnout_booking.changes import Arrivals, Changes
 from turnout_booking.clients import People
 from turnout_booking.domain.items import Item, ItemKind, OwnTrigger
 from turnout_booking.intake import Intake, NewFact, Ref
@@ -24,6 +24,7 @@ from turnout_booking.moved import Moved
 from turnout_booking.reach import Reach, find_reach
 from turnout_booking.store import ChainRow, Loaded
 from turnout_booking.tenant_rules import SQL, read_rules
+from turnout_booking.versions import Cause, cause_of, newest_cause
 from turnout_common.consumer import Outcome
 from turnout_common.ids import derived_id, new_id
 from turnout_common.postgres import Connection

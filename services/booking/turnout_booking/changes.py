@@ -31,8 +31,8 @@ from turnout_booking.store import (
     OutboundRow,
 )
 from turnout_booking.tenant_rules import TenantRules
+from turnout_booking.versions import FACT_EVENTS, Cause, Versions, cause_of
 from turnout_common.events import (
-    BookingEvent,
     BookingEventType,
     ChainState,
     ChainStatus,
@@ -44,16 +44,6 @@ from turnout_common.events import (
     Queue,
 )
 from turnout_common.ids import derived_id
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """The item that made something change: its key names the events, its time is theirs."""
-
-    key: UUID
-    at: datetime
-    source: str
-    event: BookingEventType = BookingEventType.CHANGED
 
 
 @dataclass(slots=True)
@@ -186,7 +176,9 @@ class Changes:
         booking_id = row.state.booking_id
         work = self._works.get(self._arrivals.merges.get(booking_id, booking_id)) if booking_id else None
         cause = self._cause(work) if work is not None else self._cause_of_client(row.client_id)
-        events = _Events(self._decided, row.tenant_id, EntityKind.INTENT, state.intent_id, row.version)
+        events = Versions(
+            self._decided.events, row.tenant_id, EntityKind.INTENT, state.intent_id, row.version
+        )
         events.add(BookingEventType.CHANGED, cause, state)
         self._decided.intents.append(IntentWrite(events.version, row.tenant_id, row.opening_key, state))
 
@@ -196,7 +188,7 @@ class Changes:
             return
         tenant_id = row.tenant_id if row is not None else self._tenant_of(wish, state)
         version = row.version if row is not None else 0
-        events = _Events(self._decided, tenant_id, EntityKind.INTENT, state.intent_id, version)
+        events = Versions(self._decided.events, tenant_id, EntityKind.INTENT, state.intent_id, version)
         closes = state.closed_at is not None and (before is None or before.closed_at is None)
         if before is None:
             opened = _unclosed(state) if closes else state
@@ -217,7 +209,7 @@ class Changes:
 
     def _write_chain(self, work: _Work) -> None:
         row = work.row
-        events = _Events(self._decided, row.tenant_id, EntityKind.CHAIN, row.booking_id, row.version)
+        events = Versions(self._decided.events, row.tenant_id, EntityKind.CHAIN, row.booking_id, row.version)
         state = row.state
         for step in work.steps:
             joins = replace(work.joins, reachable=self._is_reachable(step.folded))
@@ -249,7 +241,7 @@ class Changes:
             )
         )
 
-    def _write_step(self, events: _Events, step: Step, before: ChainState | None, after: ChainState) -> None:
+    def _write_step(self, events: Versions, step: Step, before: ChainState | None, after: ChainState) -> None:
         cause = cause_of(step.item)
         for event in step.events:
             is_last = event is step.events[-1]
@@ -263,7 +255,7 @@ class Changes:
         assert row.state is not None
         state = merged_state(row.state, survivor)
         cause = self._cause(self._works[survivor])
-        events = _Events(self._decided, row.tenant_id, EntityKind.CHAIN, row.booking_id, row.version)
+        events = Versions(self._decided.events, row.tenant_id, EntityKind.CHAIN, row.booking_id, row.version)
         events.add(BookingEventType.MERGED, cause, state)
         slots = self._tell(row, state, events.version, cause.at)
         self._decided.chains.append(
@@ -363,55 +355,9 @@ class Changes:
             cause = Cause(row.item_key, row.base.at, str(row.base.channel))
         else:
             cause = self._cause(work)
-        events = _Events(self._decided, row.tenant_id, EntityKind.FACT, state.fact_id, row.version)
+        events = Versions(self._decided.events, row.tenant_id, EntityKind.FACT, state.fact_id, row.version)
         events.add(FACT_EVENTS[state.fact], cause, state)
         self._decided.facts.append(FactWrite(events.version, row.tenant_id, row.item_key, row.base, state))
-
-
-class _Events:
-    """Writes the next versions of one entity."""
-
-    def __init__(
-        self, decided: Decided, tenant_id: str, kind: EntityKind, entity_id: UUID, version: int
-    ) -> None:
-        self._decided = decided
-        self._tenant_id = tenant_id
-        self._kind = kind
-        self._entity_id = entity_id
-        self.version = version
-
-    def add(
-        self, event_type: BookingEventType, cause: Cause, state: ChainState | IntentState | FactState
-    ) -> None:
-        self.version += 1
-        # Every part is valid already: the state is a model, the rest is ours. Validated again in the contract tests.
-        event = BookingEvent.model_construct(
-            event_id=derived_id(self._entity_id.hex, cause.key.hex, str(self.version)),
-            tenant_id=self._tenant_id,
-            entity_kind=self._kind,
-            entity_id=self._entity_id,
-            version=self.version,
-            event_type=event_type,
-            source=cause.source,
-            occurred_at=cause.at,
-            payload=state,
-        )
-        self._decided.events.append(event)
-
-
-FACT_EVENTS: Mapping[str, BookingEventType] = {
-    "feedback": BookingEventType.FEEDBACK_RECEIVED,
-    "inventory_count": BookingEventType.INVENTORY_COUNTED,
-    "goods_sale": BookingEventType.INVENTORY_SOLD,
-    "shift": BookingEventType.SHIFT_PLANNED,
-    "payment": BookingEventType.PAYMENT_RECEIVED,
-    "refund": BookingEventType.PAYMENT_REFUNDED,
-    "admin": BookingEventType.ADMIN_REPLY,
-}
-
-
-def cause_of(item: Item) -> Cause:
-    return Cause(item.key, item.at, item.source, RULES_BY_NAME[item.trigger].events[0])
 
 
 def _unconfirmed(state: ChainState) -> ChainState:
@@ -441,8 +387,3 @@ def _withdrawn(row: ChainRow, after: ChainState, version: int, slot_key: str) ->
         booking_id=row.booking_id,
         booking_version=version,
     )
-
-
-def newest_cause(causes: Iterable[Cause]) -> Cause | None:
-    """The one that happened last."""
-    return max(causes, key=lambda cause: (cause.at, cause.key), default=None)
