@@ -126,6 +126,10 @@ async def _show(system: BenchSystem, tenants: list[str], rate: int, seconds: flo
         f"{rate}/s for {seconds:.0f} s: {step.load.accepted} accepted, backlog {step.backlog}, "
         f"p99 answer {percentile(step.load.latencies, 0.99) * 1000:.0f} ms: {verdict}"
     )
+    spent = ", ".join(
+        f"{name} {value:.0f}" for name, value in sorted(step.cpu_us.items(), key=lambda p: -p[1])
+    )
+    words.print(f"  CPU us per webhook: {spent}; together {sum(step.cpu_us.values()):.0f}")
     return step
 
 
