@@ -272,7 +272,7 @@ class Booking:
             {
                 "chains": [c for c in await self.chains(tenant_id) if c["status"] != "merged"],
                 "intents": await self.intents(tenant_id),
-                "facts": await self.facts(tenant_id),
+                "facts": [{**state, "fact_id": None} for state in await self.facts(tenant_id)],
             }
         )
 

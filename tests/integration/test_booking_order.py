@@ -89,11 +89,7 @@ async def picture_of(world: Booking, database: Database, cut: Any, seed: int) ->
         " WHERE tenant_id = $1 GROUP BY entity_id", tenant_id,
     )  # fmt: skip
     assert all(list(row["versions"]) == list(range(1, len(row["versions"]) + 1)) for row in rows)
-    picture = await world.picture(tenant_id)
-    for states in picture.values():
-        for state in states:
-            state.pop("fact_id", None)
-    return picture
+    return await world.picture(tenant_id)
 
 
 @SHARED
