@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -138,8 +138,7 @@ class EmbeddedKafka:
         draft = self.folder / "data.new"
         await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         properties, log4j = self._configure(draft)
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(properties)]
         await run_to_end([*self._java_command(java, jars, log4j), *tool], log=self.log_path, cwd=self.folder)
         draft.rename(self._data)
 
@@ -159,6 +158,14 @@ class EmbeddedKafka:
                     f"Kafka did not answer within {_START_SECONDS:.0f} s:\n{tail(self.log_path)}"
                 )
             await asyncio.sleep(0.05)
+
+
+def cluster_id(new: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
+    """A new name for a cluster, as Kafka writes it; a leading dash would read as an option of Kafka's tools."""
+    while True:
+        text = base64.urlsafe_b64encode(new().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
 
 
 async def _answers(port: int) -> bool:
