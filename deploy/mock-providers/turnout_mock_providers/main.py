@@ -11,6 +11,7 @@ from aiohttp import web
 
 from turnout_common.clock import SystemClock
 from turnout_common.log_setup import configure_logging
+from turnout_common.runtime import run_process
 from turnout_mock_providers.app import create_app
 from turnout_mock_providers.settings import MockProvidersSettings
 
@@ -39,4 +40,4 @@ async def run(settings: MockProvidersSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(MockProvidersSettings())))
+    sys.exit(run_process(run(MockProvidersSettings())))

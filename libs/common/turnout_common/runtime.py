@@ -31,6 +31,12 @@ class _Server(uvicorn.Server):
             self._captured_signals.clear()
 
 
+def run_process(main: Coroutine[Any, Any, int]) -> int:
+    """Runs a service's coroutine on the fastest loop that this machine has; gives its exit status."""
+    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+        return runner.run(main)
+
+
 async def serve(
     app: FastAPI | Any,
     settings: ServiceSettings,

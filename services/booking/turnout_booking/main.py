@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from contextlib import AsyncExitStack
 
@@ -20,7 +19,7 @@ from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay, RelayQueries
-from turnout_common.runtime import serve
+from turnout_common.runtime import run_process, serve
 
 
 async def run(settings: BookingSettings) -> int:
@@ -54,4 +53,4 @@ async def run(settings: BookingSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(BookingSettings())))
+    sys.exit(run_process(run(BookingSettings())))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import asyncpg
-import uvicorn
 
 from turnout_common.clock import SystemClock
 from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import connect, create_pool
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay
-from turnout_common.runtime import serve
+from turnout_common.runtime import run_process, serve
 from turnout_common.security import SecretError
 from turnout_common.tenants import TenantDirectory
 from turnout_ingest.app import create_app
@@ -49,8 +47,7 @@ def main() -> int:
         return 2
     configure_logging("ingest", settings.log_level, settings.log_format)
     try:
-        with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
-            return runner.run(run(settings))
+        return run_process(run(settings))
     except (OSError, asyncpg.PostgresError, SecretError) as error:
         sys.stderr.write(f"ingest does not start: {type(error).__name__}: {error}\n")
         return 1

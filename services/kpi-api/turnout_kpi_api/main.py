@@ -5,13 +5,12 @@ Promise: a caller sees their own tenant's rows, and every number is exact as of 
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from turnout_common.clock import SystemClock
 from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
-from turnout_common.runtime import serve
+from turnout_common.runtime import run_process, serve
 from turnout_kpi_api.app import Parts, create_app
 from turnout_kpi_api.auth import Access
 from turnout_kpi_api.reads import Reads
@@ -31,4 +30,4 @@ async def run(settings: KpiApiSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(KpiApiSettings())))
+    sys.exit(run_process(run(KpiApiSettings())))

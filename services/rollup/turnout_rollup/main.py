@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from fastapi import FastAPI
@@ -13,7 +12,7 @@ from turnout_common.health import health_router
 from turnout_common.kafka import create_broker
 from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
-from turnout_common.runtime import serve
+from turnout_common.runtime import run_process, serve
 from turnout_rollup.handlers import TOPICS, FactHandler
 from turnout_rollup.operations import readiness, status
 from turnout_rollup.rules_watch import RulesWatch
@@ -49,4 +48,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(run_process(main()))

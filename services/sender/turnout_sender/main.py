@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sys
 from contextlib import AsyncExitStack
@@ -14,7 +13,7 @@ from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay, RelayQueries
-from turnout_common.runtime import serve
+from turnout_common.runtime import run_process, serve
 from turnout_common.tenants import TenantDirectory
 from turnout_sender.channels import ADAPTERS
 from turnout_sender.channels.http import Http
@@ -56,4 +55,4 @@ async def run(settings: SenderSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(SenderSettings())))
+    sys.exit(run_process(run(SenderSettings())))
