@@ -54,7 +54,7 @@ def test_a_day_begins_where_the_zones_own_clock_says(day: date, zone: ZoneInfo) 
         ("Europe/Berlin", date(2026, 10, 25), 25),
         ("Africa/Cairo", date(2026, 4, 24), 23),
         ("Africa/Cairo", date(2026, 10, 29), 25),
-        ("America/Havana", date(2026, 11, 1), 25),
+        ("America/Havana", date(2024, 11, 3), 25),
         ("Australia/Lord_Howe", date(2026, 4, 5), 24.5),
         ("Pacific/Apia", date(2011, 12, 30), 0),
         ("Pacific/Kiritimati", date(2026, 11, 24), 24),
