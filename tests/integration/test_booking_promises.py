@@ -304,6 +304,23 @@ async def test_changed_settings_are_applied_to_stored_bookings(world: Booking, d
     assert await world.types(tenant_id) == ["created", "confirmed", "changed"]
 
 
+async def test_a_tenants_broken_settings_stop_nobody_and_are_made_good(
+    world: Booking, database: Database
+) -> None:
+    broken, other = await new_tenant(database), await new_tenant(database)
+    await set_settings(database, broken, {"quiet_from": "never"})
+    await world.apply(
+        booking(broken, "created", "O", NOW, staff_ref="host"), booking(other, "created", "O", NOW)
+    )
+    await world.upkeep.refold_changed()
+
+    assert (await world.chain(broken))["staff_id"] is None
+    assert (await world.chain(other))["status"] == "confirmed"
+    await set_settings(database, broken, {"staff_map": {"host": "anna"}})
+    await world.upkeep.refold_changed()
+    assert (await world.chain(broken))["staff_id"] == "anna"
+
+
 async def test_refold_of_a_tenant_that_is_not_there_says_so(world: Booking) -> None:
     with pytest.raises(UnknownTenant):
         await refold(world.pool, "nobody")

@@ -6,7 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import structlog
+from pydantic import ValidationError
 
 from turnout_booking.domain.fold import FoldSettings
 from turnout_booking.domain.reminders import PlannerSettings
@@ -14,6 +17,7 @@ from turnout_booking.domain.rules import REVISION
 from turnout_common.postgres import Connection, load_queries
 from turnout_common.tenants import TenantSettings
 
+log = structlog.get_logger()
 SQL = load_queries("turnout_booking")
 
 
@@ -35,13 +39,30 @@ async def read_rules(connection: Connection, tenant_ids: Iterable[str] | None) -
 
 
 def _rules(row: Any) -> TenantRules:
-    settings = TenantSettings.model_validate_json(row["settings"])
+    settings, zone = _settings(row), _zone(row)
     return TenantRules(
         tenant_id=row["tenant_id"],
         fold=FoldSettings(row["currency"], settings.staff_map, settings.service_map),
-        planner=PlannerSettings(ZoneInfo(row["timezone"]), settings.quiet_from, settings.quiet_until),
+        planner=PlannerSettings(zone, settings.quiet_from, settings.quiet_until),
         fold_basis=fold_basis(row["currency"], settings),
     )
+
+
+def _settings(row: Any) -> TenantSettings:
+    """The defaults stand in for settings that cannot be read: once they are mended, bookings are folded again."""
+    try:
+        return TenantSettings.model_validate_json(row["settings"])
+    except ValidationError as error:
+        log.error("settings cannot be read", tenant_id=row["tenant_id"], faults=error.error_count())
+        return TenantSettings()
+
+
+def _zone(row: Any) -> ZoneInfo:
+    try:
+        return ZoneInfo(row["timezone"])
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        log.error("the time zone is not known here", tenant_id=row["tenant_id"])
+        return ZoneInfo("UTC")
 
 
 def fold_basis(currency: str, settings: TenantSettings) -> str:
