@@ -23,7 +23,7 @@ from turnout_booking.handlers import TOPICS, BookingHandler
 from turnout_booking.settings import BookingSettings
 from turnout_booking.upkeep import Upkeep
 from turnout_common.clock import FixedClock
-from turnout_common.consumer import BatchConsumer, Raw
+from turnout_common.consumer import BatchConsumer
 from turnout_common.events import (
     BookingItem,
     BookingReference,
@@ -173,7 +173,7 @@ def outcome(
     )  # fmt: skip
 
 
-def record_of(event: Event) -> Raw:
+def record_of(event: Event) -> ConsumerRecord[bytes, bytes]:
     """The event as Kafka brings it."""
     is_message = isinstance(event, MessageEvent)
     record_id = event.event_id if isinstance(event, MessageEvent) else event.item_id

@@ -75,7 +75,7 @@ async def test_what_was_parked_while_its_uid_was_founded_elsewhere_is_linked_lat
 ) -> None:
     absent = booking(tenant_id, "no_show_updated", "O", START + DAY, None, no_show=True)
     await world.apply(absent)
-    parked = await world.admin.fetchrow(
+    (parked,) = await world.admin.fetch(
         "DELETE FROM booking.parked WHERE tenant_id = $1 RETURNING *", tenant_id
     )
     await world.apply(booking(tenant_id, "created", "O", NOW))
@@ -190,9 +190,11 @@ async def test_tenants_with_the_same_uids_have_bookings_of_their_own(
     world: Booking, database: Database, tenant_id: str
 ) -> None:
     other = await new_tenant(database)
-    same = {"key": "the same body", "contact": person("+491")}
     await world.apply(
-        booking(tenant_id, "created", "O", NOW, **same), booking(other, "created", "O", NOW, **same)
+        *(
+            booking(tenant, "created", "O", NOW, key="the same body", contact=person("+491"))
+            for tenant in (tenant_id, other)
+        )
     )
     mine, theirs = await world.chain(tenant_id), await world.chain(other)
 

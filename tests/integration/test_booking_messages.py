@@ -49,8 +49,8 @@ async def test_a_booking_is_confirmed_and_reminded_of(world: Booking, chat: str)
     assert confirmation["not_before"] == "2026-03-09T09:00:00Z"
     assert reminder["expires_at"] == reminder["start_at"] == "2026-03-12T09:00:00Z"
     assert reminder["locale"] == "ru"
-    head = await world.admin.fetchrow("SELECT version FROM booking.heads WHERE tenant_id = $1", chat)
-    assert {confirmation["booking_version"], reminder["booking_version"]} == {head["version"]}
+    version = await world.admin.fetchval("SELECT version FROM booking.heads WHERE tenant_id = $1", chat)
+    assert {confirmation["booking_version"], reminder["booking_version"]} == {version}
 
 
 async def test_what_is_planned_is_in_the_outbox_as_one_valid_event(world: Booking, chat: str) -> None:

@@ -85,10 +85,10 @@ async def test_the_same_item_under_another_record_id_is_no_second_one(world: Boo
     events = salon_day(tenant_id)
     await world.apply(*events)
     before, picture = await rows_of(world, tenant_id), await world.picture(tenant_id)
-    again: list[Event] = [event.model_copy(update={"item_id": new_id()}) for event in events]  # type: ignore[misc]
+    again: list[Event] = [event.model_copy(update={"item_id": new_id()}) for event in events]
     random.Random(1).shuffle(again)
     await world.apply(*again)
-    await world.one_by_one(*(event.model_copy(update={"item_id": new_id()}) for event in again))  # type: ignore[arg-type]
+    await world.one_by_one(*(event.model_copy(update={"item_id": new_id()}) for event in again))
 
     assert await rows_of(world, tenant_id) == before
     assert await world.picture(tenant_id) == picture
@@ -280,7 +280,7 @@ async def test_a_changed_rule_is_applied_to_stored_items(
     )
     name = str(BookingTrigger.MEETING_ENDED)
     completes = replace(rules.RULES_BY_NAME[name], effects=(rules.Effect.COMPLETE,))
-    monkeypatch.setitem(rules.RULES_BY_NAME, name, completes)  # type: ignore[arg-type]
+    monkeypatch.setitem(rules.RULES_BY_NAME, name, completes)
     monkeypatch.setattr("turnout_booking.tenant_rules.REVISION", rules.REVISION + 1)
     progress: list[tuple[int, int]] = []
     done = await refold(world.pool, tenant_id, lambda *figures: progress.append(figures), clock=world.clock)

@@ -89,7 +89,7 @@ def test_nothing_is_planned_in_the_past_or_for_what_is_past() -> None:
     "changes", [{"reachable": False}, {"client_id": None}, {"status": ChainStatus.PENDING}]
 )
 def test_who_cannot_be_told_or_has_nothing_to_be_told_is_not(changes: dict[str, object]) -> None:
-    assert decide(None, booked(**changes)) == {}
+    assert decide(None, booked().model_copy(update=changes)) == {}
 
 
 def test_a_client_who_can_be_written_to_later_is_reminded_then() -> None:
