@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,3 +64,4 @@ def running_turnout(home: Path) -> Iterator[Turnout]:
         yield turnout
     finally:
         turnout.run("down")
+        shutil.rmtree((home / "postgres").resolve(), ignore_errors=True)  # under root it may lie elsewhere

@@ -1,13 +1,13 @@
 """Where a server that may not run as root finds its binaries and keeps its data.
 
 PostgreSQL refuses to run as root. Under root it runs as `nobody`, who cannot enter a private home:
-what lies in one is then copied (binaries) or placed (data) under /var/lib/turnout.
+what lies in one is then copied (binaries) or placed (data, behind a link) under /var/lib/turnout.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -56,11 +56,37 @@ def _may_enter(folder: Path, account: int) -> bool:
 
 
 def data_folder(wanted: Path, account: int | None) -> Path:
-    """`wanted`, or a folder of its own outside when `account` could not reach it there."""
-    if account is None or reachable_by(wanted, account):
+    """`wanted`, or where the link at `wanted` leads, or a new folder outside when `account` could not reach it there."""
+    if account is None:
         return wanted
-    name = hashlib.sha256(str(wanted.resolve()).encode()).hexdigest()[:16]
-    return SHARED / name
+    if wanted.is_symlink():
+        return wanted.resolve()
+    if reachable_by(wanted, account):
+        return wanted
+    if wanted.exists() and any(wanted.iterdir()):
+        raise EmbeddedError(
+            f"{wanted} lies in a folder that the user {account}, who runs Postgres under root, cannot enter any more; "
+            f"let it pass (`chmod o+x` on each folder above), or move {wanted.parent} to an open place"
+        )
+    return SHARED / f"data-{secrets.token_hex(8)}"
+
+
+def make_data_folder(folder: Path, wanted: Path) -> None:
+    """The link makes the data follow its home: a deleted home begins anew, a moved one goes on."""
+    if folder != wanted and not wanted.is_symlink():
+        make_shared(SHARED)
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        if wanted.exists():
+            wanted.rmdir()
+        wanted.symlink_to(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def delete_data_folder(folder: Path, wanted: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if wanted.is_symlink():
+        wanted.unlink()
 
 
 def binaries(account: int | None) -> Path:

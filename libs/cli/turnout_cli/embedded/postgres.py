@@ -56,7 +56,8 @@ class EmbeddedPostgres:
         log_path: Path | None = None,
     ) -> None:
         self._account = placement.server_account()
-        self.folder = placement.data_folder(data_dir.absolute(), self._account)
+        self._wanted = data_dir.absolute()
+        self.folder = placement.data_folder(self._wanted, self._account)
         self.port = port
         self.log_path = log_path or self.folder / "postgres.log"
         self._settings = {**_SETTINGS, **(settings or {})}
@@ -120,13 +121,10 @@ class EmbeddedPostgres:
 
     def destroy(self) -> None:
         """Delete the data of a stopped server."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        placement.delete_data_folder(self.folder, self._wanted)
 
     def _prepare_folder(self) -> None:
-        if self.folder.parent == placement.SHARED:
-            placement.make_shared(placement.SHARED)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
+        placement.make_data_folder(self.folder, self._wanted)
         self._give(self.folder)
 
     def _give(self, path: Path) -> None:
