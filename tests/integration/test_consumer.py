@@ -2,81 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from uuid import UUID
+from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
-from faststream.kafka import KafkaBroker
 
 from tests.infrastructure import Database, Infrastructure
-from tests.integration.probe import (
-    add_probe_schema,
-    consent,
-    create_topic,
-    envelope_of,
-    probe_settings,
-    publish,
-    running,
-    until,
-)
-from turnout_common.consumer import BatchConsumer, Outcome, PoisonFlood, Received
-from turnout_common.kafka import create_broker, create_producer
-from turnout_common.postgres import Connection, create_pool
-
-WANTED = frozenset({"inbound.consent"})
+from tests.integration.consumer_probe import Probe, dead, has, start_probe
+from tests.integration.probe import add_probe_schema, consent, envelope_of, publish, until
+from turnout_common.dead_letters import PoisonFlood
+from turnout_common.kafka import create_producer
 
 
 @pytest.fixture(scope="module", autouse=True)
 async def schema(database: Database) -> None:
     await add_probe_schema(database)
-
-
-class Probe:
-    """A consumer on a topic of its own, with a handler that can be told to fail."""
-
-    def __init__(
-        self, pool: asyncpg.Pool, broker: KafkaBroker, infrastructure: Infrastructure, settings: object
-    ) -> None:
-        self.pool = pool
-        self.broker = broker
-        self.kafka = infrastructure.kafka
-        self.poison: set[UUID] = set()
-        self.transient_failures = 0
-        self.batches: list[int] = []
-        self.consumer: BatchConsumer
-        self.topic = ""
-
-    async def handle(self, connection: Connection, events: Sequence[Received]) -> Mapping[UUID, Outcome]:
-        self.batches.append(len(events))
-        if self.transient_failures:
-            self.transient_failures -= 1
-            raise asyncpg.DeadlockDetectedError("planted")
-        await connection.executemany(
-            "INSERT INTO probe.effects (record_id, tenant_id) VALUES ($1, $2)",
-            [(e.envelope.id, e.envelope.tenant_id) for e in events],
-        )
-        if any(e.envelope.id in self.poison for e in events):
-            raise ValueError("planted poison")
-        return {}
-
-    async def effects(self) -> list[UUID]:
-        return [
-            r["record_id"] for r in await self.pool.fetch("SELECT record_id FROM probe.effects ORDER BY seq")
-        ]
-
-    async def dead(self) -> list[asyncpg.Record]:
-        topic = self.consumer._broker_topic
-        return await self.pool.fetch(
-            "SELECT * FROM probe.dead_letters WHERE topic = $1 ORDER BY record_offset", topic
-        )
-
-    async def applied(self, ids: Sequence[UUID]) -> dict[UUID, str]:
-        rows = await self.pool.fetch(
-            "SELECT record_id, outcome FROM probe.applied WHERE record_id = ANY ($1)", ids
-        )
-        return {row["record_id"]: row["outcome"] for row in rows}
 
 
 @pytest.fixture
@@ -89,42 +28,13 @@ async def probe(
         yield started
 
 
-@asynccontextmanager
-async def start_probe(
-    database: Database, infrastructure: Infrastructure, prefix: str, *, create: bool = True
-) -> AsyncIterator[Probe]:
-    settings = probe_settings(database, infrastructure, prefix)
-    if create:
-        await create_topic(infrastructure.kafka, prefix + "in", partitions=2)
-    pool = await create_pool(database.dsn("booking"), "probe", size=4)
-    broker = create_broker(infrastructure.kafka, "probe")
-    found = Probe(pool, broker, infrastructure, settings)
-    found.topic = prefix + "in"
-    found.consumer = BatchConsumer(
-        broker=broker,
-        settings=settings,
-        pool=pool,
-        schema="probe",
-        topic="in",
-        handler=found.handle,
-        wanted=WANTED,
-    )
-    await broker.start()
-    try:
-        async with running(found.consumer.run()):
-            yield found
-    finally:
-        await broker.stop()
-        await pool.close()
-
-
 async def test_each_record_takes_effect_once_though_it_is_delivered_again(probe: Probe) -> None:
     item = consent()
     last = consent()
 
     await publish(probe.kafka, probe.topic, item, item)
     await publish(probe.kafka, probe.topic, item, last)
-    await until(lambda: _has(probe, last.item_id), "the last record")
+    await until(lambda: has(probe, last.item_id), "the last record")
 
     assert (await probe.effects()).count(item.item_id) == 1
 
@@ -133,12 +43,12 @@ async def test_poison_value_is_dead_lettered_and_its_neighbours_are_applied(prob
     before, after = consent(), consent()
 
     ids = await publish(probe.kafka, probe.topic, before, b"{not json", after)
-    await until(lambda: _has(probe, after.item_id), "the record behind the poison")
-    await until(lambda: _dead(probe, 1), "the dead letter")
+    await until(lambda: has(probe, after.item_id), "the record behind the poison")
+    await until(lambda: dead(probe, 1), "the dead letter")
 
-    dead = (await probe.dead())[0]
-    assert dead["record_id"] == ids[1]
-    assert dead["reason"].startswith("inbound.consent: body: json_invalid")
+    found = (await probe.dead())[0]
+    assert found["record_id"] == ids[1]
+    assert found["reason"].startswith("inbound.consent: body: json_invalid")
     assert await probe.applied(ids) == {ids[0]: "applied", ids[1]: "dead", ids[2]: "applied"}
 
 
@@ -150,7 +60,7 @@ async def test_header_that_is_not_text_stops_nobody(probe: Probe) -> None:
     await producer.stop()
 
     await publish(probe.kafka, probe.topic, good)
-    await until(lambda: _has(probe, good.item_id), "the record behind the bad header")
+    await until(lambda: has(probe, good.item_id), "the record behind the bad header")
 
     assert "ce_id" in (await probe.dead())[0]["reason"]
 
@@ -160,8 +70,8 @@ async def test_record_that_the_handler_cannot_apply_is_found_among_its_neighbour
     probe.poison = {items[17].item_id}
 
     await publish(probe.kafka, probe.topic, *items)
-    await until(lambda: _has(probe, items[-1].item_id), "the last record")
-    await until(lambda: _dead(probe, 1), "the dead letter")
+    await until(lambda: has(probe, items[-1].item_id), "the last record")
+    await until(lambda: dead(probe, 1), "the dead letter")
 
     good = [item.item_id for item in items if item is not items[17]]
     assert [e for e in await probe.effects() if e in {i.item_id for i in items}] == good
@@ -174,7 +84,7 @@ async def test_transient_failure_is_tried_again_and_never_dead_letters(probe: Pr
     item = consent()
 
     await publish(probe.kafka, probe.topic, item)
-    await until(lambda: _has(probe, item.item_id), "the record after three deadlocks")
+    await until(lambda: has(probe, item.item_id), "the record after three deadlocks")
 
     assert probe.transient_failures == 0
     assert await probe.dead() == []
@@ -190,7 +100,7 @@ async def test_unknown_event_type_is_ignored_and_noted(probe: Probe) -> None:
     await producer.stop()
 
     await publish(probe.kafka, probe.topic, good)
-    await until(lambda: _has(probe, good.item_id), "the record behind the unknown type")
+    await until(lambda: has(probe, good.item_id), "the record behind the unknown type")
 
     assert await probe.applied([strange.item_id]) == {strange.item_id: "ignored"}
 
@@ -199,13 +109,13 @@ async def test_dead_letter_is_replayed_once_after_the_fault_is_mended(probe: Pro
     item = consent()
     probe.poison = {item.item_id}
     await publish(probe.kafka, probe.topic, item)
-    await until(lambda: _dead(probe, 1), "the dead letter")
+    await until(lambda: dead(probe, 1), "the dead letter")
 
     probe.poison = set()
     await probe.pool.execute(
         "UPDATE probe.dead_letters SET replay_requested_at = now() WHERE record_id = $1", item.item_id
     )
-    await until(lambda: _has(probe, item.item_id), "the replayed record")
+    await until(lambda: has(probe, item.item_id), "the replayed record")
 
     assert (await probe.effects()).count(item.item_id) == 1
     assert await probe.applied([item.item_id]) == {item.item_id: "applied"}
@@ -216,8 +126,8 @@ async def test_flood_of_bad_records_of_one_tenant_does_not_stop_the_others(probe
     good = consent("calm")
 
     await publish(probe.kafka, probe.topic, *[b"broken"] * 130, good)
-    await until(lambda: _has(probe, good.item_id), "the other tenant's record")
-    await until(lambda: _dead(probe, 130), "130 dead letters")
+    await until(lambda: has(probe, good.item_id), "the other tenant's record")
+    await until(lambda: dead(probe, 130), "130 dead letters")
 
     assert not probe.consumer.fatal.done()
 
@@ -250,12 +160,12 @@ async def test_new_group_starts_at_the_earliest_record_and_goes_on_where_it_stop
     first, second, third = consent(), consent(), consent()
     async with start_probe(database, infrastructure, prefix) as probe:
         await publish(probe.kafka, probe.topic, first)
-        await until(lambda: _has(probe, first.item_id), "the first record")
+        await until(lambda: has(probe, first.item_id), "the first record")
     await publish(infrastructure.kafka, prefix + "in", second)
     async with start_probe(database, infrastructure, prefix, create=False) as probe:
         await publish(probe.kafka, probe.topic, third)
-        await until(lambda: _has(probe, third.item_id), "the third record")
-        await until(lambda: _has(probe, second.item_id), "the record published while nobody read")
+        await until(lambda: has(probe, third.item_id), "the third record")
+        await until(lambda: has(probe, second.item_id), "the record published while nobody read")
 
         assert (await probe.effects()).count(first.item_id) == 1
 
@@ -270,11 +180,3 @@ async def test_idle_partitions_are_marked_as_read_until_now(probe: Probe) -> Non
     await until(marked, "a fresh mark on both partitions")
 
     assert probe.consumer.marks.lag == 0
-
-
-async def _has(probe: Probe, record_id: UUID) -> bool:
-    return record_id in await probe.effects()
-
-
-async def _dead(probe: Probe, count: int) -> bool:
-    return len(await probe.dead()) >= count

@@ -14,29 +14,28 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 from uuid import UUID
 
 import asyncpg
 import structlog
-from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 from turnout_common import metrics
+from turnout_common.dead_letters import Dead, Floods, Raw, columns, safe_words, stored_record
 from turnout_common.events.envelope import Envelope, InvalidEvent, from_headers, parse_event
 from turnout_common.events.values import WireModel
 from turnout_common.kafka import subscribe
-from turnout_common.postgres import Connection, is_transient, load_queries
+from turnout_common.postgres import Connection, is_ours, is_transient, load_queries
 from turnout_common.read_marks import ReadMarks
 from turnout_common.settings import ServiceSettings
 
 log = structlog.get_logger()
 SQL = load_queries("turnout_common", "consumer.sql")
-Raw: TypeAlias = ConsumerRecord[bytes, bytes]
-POISON_ROW = 100
-POISON_TENANTS = 3
+#: Failures in a row after which a batch is tried in halves: it may be too much for one transaction.
+TRIES_WHOLE = 3
 
 
 class Outcome(StrEnum):
@@ -62,21 +61,6 @@ class Received:
 
 
 @dataclass(frozen=True)
-class Dead:
-    """One record that cannot be applied, and why. The reason never holds a value out of the record."""
-
-    record: Raw
-    reason: str
-    envelope: Envelope | None = None
-
-    @property
-    def tenant_id(self) -> str:
-        if self.envelope is not None:
-            return self.envelope.tenant_id
-        return (self.record.key or b"").decode("utf-8", "replace").split(":", 1)[0]
-
-
-@dataclass(frozen=True)
 class Batch:
     """What a poll brought, sorted out: events for the handler, ids that this consumer does not want, dead records."""
 
@@ -96,10 +80,6 @@ class Handler(Protocol):
     def __call__(
         self, connection: Connection, events: Sequence[Received], /
     ) -> Awaitable[Mapping[UUID, Outcome] | None]: ...
-
-
-class PoisonFlood(RuntimeError):
-    """So many records in a row from several tenants cannot be applied that the fault must be ours."""
 
 
 class BatchConsumer:
@@ -130,7 +110,7 @@ class BatchConsumer:
         self.marks = ReadMarks(schema, topic, pool, settings, lambda: self._subscriber.consumer)
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.applied = 0
-        self._dead_in_a_row: list[str] = []
+        self._floods = Floods(topic)
 
     async def run(self) -> None:
         """Runs until the consumer must stop. Raises PoisonFlood or Stalled; the process exits to be restarted."""
@@ -173,10 +153,10 @@ class BatchConsumer:
 
     async def process(self, records: Sequence[Raw]) -> None:
         """Applies `records` once each and writes their marks; returns when all of it is committed."""
-        await self._apply(self._decode(records), records)
+        await self._apply(self._decode(records, self._floods), records)
         self.marks.done(records)
 
-    def _decode(self, records: Sequence[Raw]) -> Batch:
+    def _decode(self, records: Sequence[Raw], floods: Floods | None = None) -> Batch:
         events: list[Received] = []
         ignored: list[UUID] = []
         dead: list[Dead] = []
@@ -188,11 +168,12 @@ class BatchConsumer:
                     events.append(Received(envelope, parse_event(envelope.type, record.value or b""), record))
                 else:
                     ignored.append(envelope.id)
-                self._dead_in_a_row.clear()
+                if floods:
+                    floods.well_formed()
             except InvalidEvent as error:
-                found = Dead(record, str(error), envelope)
-                dead.append(found)
-                self._note_dead(found)
+                dead.append(Dead(record, str(error), envelope))
+                if floods:
+                    floods.malformed(dead[-1])
         return Batch(tuple(events), tuple(ignored), tuple(dead))
 
     async def _apply(self, batch: Batch, marks: Sequence[Raw]) -> None:
@@ -200,26 +181,31 @@ class BatchConsumer:
         failed = await self._retried(batch, marks)
         if failed is None:
             return
-        if not batch.events:
+        if not batch.events or is_ours(failed):
             raise failed
         if len(batch.events) == 1:
-            received = batch.events[0]
-            found = Dead(received.record, f"{type(failed).__name__}: {_safe(failed)}", received.envelope)
-            log.error(
-                "record dead-lettered",
-                topic=self.topic,
-                reason=found.reason,
-                record=str(received.envelope.id),
-            )
-            self._note_dead(found)
+            found = self._given_up(batch, failed)
             await self._apply(Batch((), batch.ignored, (*batch.dead, found)), marks)
             return
         middle = len(batch.events) // 2
         await self._apply(Batch(batch.events[:middle], (), ()), ())
         await self._apply(Batch(batch.events[middle:], batch.ignored, batch.dead), marks)
 
+    def _given_up(self, batch: Batch, failed: Exception) -> Dead:
+        received = batch.events[0]
+        found = Dead(received.record, f"{type(failed).__name__}: {safe_words(failed)}", received.envelope)
+        log.error(
+            "record dead-lettered", topic=self.topic, reason=found.reason, record=str(received.envelope.id)
+        )
+        if not batch.replayed:
+            self._floods.unapplied(found)
+        return found
+
     async def _retried(self, batch: Batch, marks: Sequence[Raw]) -> Exception | None:
-        """Commits `batch`, waiting out what goes away by itself; the error that does not, or None."""
+        """Commits `batch`, waiting out what goes away by itself; the error that does not, or None.
+
+        A batch of several that fails again and again comes back too: it may be too much for one transaction.
+        """
         failures = 0
         while True:
             try:
@@ -232,6 +218,8 @@ class BatchConsumer:
                 log.warning(
                     "batch is tried again", topic=self.topic, error=repr(error)[:300], failures=failures
                 )
+                if failures >= TRIES_WHOLE and len(batch.events) > 1:
+                    return error
                 await asyncio.sleep(min(0.1 * 2 ** min(failures, 6), 5.0) * random.uniform(0.5, 1.0))
             else:
                 return None
@@ -258,7 +246,8 @@ class BatchConsumer:
                 await self.marks.write(connection, marks)
         self._count(batch, fresh, outcomes)
         if fresh:
-            self._dead_in_a_row.clear()
+            if not batch.replayed:
+                self._floods.applied()
             self._after_commit()
 
     async def _claim(self, connection: Connection, events: Sequence[Received]) -> list[Received]:
@@ -280,33 +269,7 @@ class BatchConsumer:
     async def _bury(self, connection: Connection, dead: Sequence[Dead]) -> None:
         ids = sorted({d.envelope.id for d in dead if d.envelope is not None})
         await connection.execute(self._sql["claim_as"], ids, str(Outcome.DEAD))
-        await connection.executemany(
-            self._sql["insert_dead_letter"],
-            [
-                (
-                    d.envelope.id if d.envelope else None,
-                    d.tenant_id,
-                    d.record.topic,
-                    d.record.partition,
-                    d.record.offset,
-                    d.reason,
-                    d.record.key,
-                    [name for name, _ in d.record.headers],
-                    [value for _, value in d.record.headers],
-                    d.record.value,
-                )
-                for d in dead
-            ],
-        )
-
-    def _note_dead(self, dead: Dead) -> None:
-        self._dead_in_a_row.append(dead.tenant_id)
-        tenants = set(self._dead_in_a_row)
-        if len(self._dead_in_a_row) > POISON_ROW and len(tenants) >= POISON_TENANTS:
-            raise PoisonFlood(
-                f"{len(self._dead_in_a_row)} records in a row of {len(tenants)} tenants on {self.topic} cannot be "
-                f"applied, the last one because: {dead.reason}. Fix that, then start again; nothing was passed over."
-            )
+        await connection.executemany(self._sql["insert_dead_letter"], [columns(d) for d in dead])
 
     def _count(self, batch: Batch, fresh: Sequence[Received], outcomes: Mapping[UUID, Outcome]) -> None:
         applied = len(fresh) - len(outcomes)
@@ -327,7 +290,7 @@ class BatchConsumer:
             try:
                 rows = await self._pool.fetch(self._sql["requested_replays"], self._broker_topic)
                 for row in rows:
-                    batch = self._decode([_stored_record(row)])
+                    batch = self._decode([stored_record(row)])
                     await self._apply(replace(batch, replayed=(row["dead_letter_id"],)), ())
                 if rows:
                     log.info("dead letters replayed", topic=self.topic, records=len(rows))
@@ -335,19 +298,3 @@ class BatchConsumer:
                 if not is_transient(error):
                     raise
                 log.warning("replay waits", topic=self.topic, error=repr(error)[:200])
-
-
-def _stored_record(row: Any) -> Raw:
-    headers = tuple(zip(row["header_names"], row["header_values"], strict=True))
-    value = row["value"]
-    return ConsumerRecord(
-        row["topic"], row["partition"], row["record_offset"], int(row["dead_at"].timestamp() * 1000), 0, row["key"],
-        value, None, len(row["key"] or b""), len(value or b""), headers,
-    )  # fmt: skip
-
-
-def _safe(error: BaseException) -> str:
-    """The error's own words without the values that Postgres and pydantic put into them."""
-    if isinstance(error, asyncpg.PostgresError):
-        return f"{error.sqlstate} {getattr(error, 'constraint_name', None) or getattr(error, 'table_name', '') or ''}"
-    return str(error).splitlines()[0][:200] if isinstance(error, ValueError | LookupError) else ""

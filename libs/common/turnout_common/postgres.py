@@ -35,6 +35,17 @@ _TRANSIENT: tuple[type[BaseException], ...] = (
     asyncpg.TransactionTimeoutError,
     asyncpg.PostgresSystemError,
     asyncpg.InterfaceError,
+    # A migration that ran beside us: the driver forgets its plans and the next try makes new ones.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
+
+#: A table, column or grant that is not there, or a fault of the server: no record is to blame for it.
+_OURS: tuple[type[BaseException], ...] = (
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InternalServerError,
 )
 
 
@@ -42,6 +53,11 @@ def is_transient(error: BaseException) -> bool:
     """Whether `error` goes away by itself: back off and try again, never dead-letter for it."""
     # DataError is an InterfaceError too, but it means that a value does not fit: that stays.
     return isinstance(error, _TRANSIENT) and not isinstance(error, asyncpg.DataError)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether `error` would meet every record alike, so that none may be dead-lettered for it."""
+    return isinstance(error, _OURS)
 
 
 def load_queries(package: str, file: str = "queries.sql") -> dict[str, str]:

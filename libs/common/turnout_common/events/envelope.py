@@ -69,9 +69,11 @@ class Envelope:
         return [(name, value.encode("ascii", "backslashreplace")) for name, value in pairs]
 
 
-def from_headers(headers: Sequence[tuple[str, bytes]]) -> Envelope:
-    """The envelope of a record. Raises InvalidEvent with the first attribute that is missing or malformed."""
-    found: Mapping[str, str] = {name: value.decode("ascii", "replace") for name, value in headers}
+def from_headers(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
+    """The envelope of a record; Kafka allows a header without a value. Raises InvalidEvent with the first attribute that is missing or malformed."""
+    found: Mapping[str, str] = {
+        name: value.decode("ascii", "replace") for name, value in headers if value is not None
+    }
     try:
         return Envelope(
             id=UUID(found["ce_id"]),
