@@ -21,6 +21,7 @@ from turnout_cli.embedded.kafka import EmbeddedKafka
 from turnout_cli.embedded.kafka_jars import Progress
 from turnout_cli.embedded.postgres import EmbeddedPostgres
 from turnout_cli.errors import CommandError
+from turnout_cli.master_key import require_master_key
 from turnout_cli.services import DATABASE, Addresses, choose_ports, process_spec, services
 from turnout_cli.state import Home, Phase, ProcessMark, ProcessRecord, State, new_passwords
 from turnout_cli.supervisor import ServiceProcess, Supervisor, Watched
@@ -98,6 +99,7 @@ class System:
         await self._prepare_database(postgres)
         await self._timed("topics", self._create_topics(kafka.bootstrap_servers))
         addresses = self._addresses(kafka)
+        await require_master_key(addresses.role_dsn("turnout_platform"), self.home.master_key_file)
         if self.demo and self.state.token is None:
             await self._timed("demo tenant", self._demo_tenant(addresses))
         started = time.monotonic()
