@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +84,15 @@ def test_a_confirmation_ends_the_wish_so_that_the_next_message_opens_another() -
     wishes = wishes_of([message(NINE), message(NINE + HOUR)], [chain("O", NINE + MINUTE, NINE + MINUTE)])
 
     assert [wish.chain is not None for wish in wishes] == [True, False]
+
+
+@pytest.mark.parametrize("first", ["A", "B"])
+def test_of_two_bookings_made_at_once_the_same_one_has_the_wish_whichever_came_first(first: str) -> None:
+    made = [replace(chain(uid, NINE, NINE), booking_id=UUID(int=1 if uid == first else 2)) for uid in "AB"]
+    spoken, _ = wishes_of([message(NINE - MINUTE)], made)
+
+    assert spoken.chain is not None
+    assert spoken.chain.folded.uid == "A"
 
 
 def test_a_refusal_ends_the_wish() -> None:

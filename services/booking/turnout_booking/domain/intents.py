@@ -50,6 +50,11 @@ class ChainWish:
         return self.folded.created_at
 
     @property
+    def order(self) -> tuple[datetime, str, str, UUID]:
+        """By time, and where that is the same by the source's name: ids of ours say only which one came first."""
+        return self.opened_at, self.folded.source, self.folded.uid, self.booking_id
+
+    @property
     def refused_at(self) -> datetime | None:
         never = self.folded.confirmed_at is None and self.folded.status is ChainStatus.CANCELLED
         return self.folded.cancelled_at if never else None
@@ -92,7 +97,7 @@ def derive(
     explicit = {intent.intent_id for intent in by_opening.values()}
     pinned: dict[UUID, ChainWish] = {}
     unpinned: list[ChainWish] = []
-    for chain in sorted(chains, key=lambda c: (c.opened_at, c.booking_id)):
+    for chain in sorted(chains, key=lambda chain: chain.order):
         pin = chain.folded.pinned_intent_id
         if pin in explicit and pin is not None and pin not in pinned:
             pinned[pin] = chain
@@ -118,13 +123,15 @@ def _sweep(
     pinned: Mapping[UUID, ChainWish],
 ) -> list[Wish]:
     """Goes through messages, answers and chains in order of time; what is equally old: message, answer, chain."""
-    moments: list[tuple[datetime, int, UUID, ChatItem | ChainWish]] = [
-        (item.at, int(item.reply), item.key, item) for item in chat
-    ]
-    moments += [(chain.opened_at, 2, chain.booking_id, chain) for chain in chains]
+    said = sorted(chat, key=lambda item: (item.at, item.reply, item.key))
+    made = sorted(chains, key=lambda chain: chain.order)
+    moments: list[tuple[datetime, ChatItem | ChainWish]] = [(item.at, item) for item in said]
+    moments += [(chain.opened_at, chain) for chain in made]
     wishes: list[Wish] = []
     current: Wish | None = None
-    for at, _, key, moment in sorted(moments, key=lambda m: m[:3]):
+    for at, moment in sorted(
+        moments, key=lambda m: m[0]
+    ):  # stable: what was said stands before what was made
         is_open = current is not None and current.is_open_at(at)
         if isinstance(moment, ChainWish):
             if current is not None and is_open and current.chain is None:
@@ -136,9 +143,9 @@ def _sweep(
                 current.replies += 1
         else:
             if current is None or not is_open:
-                current = Wish(at, moment.channel, key)
+                current = Wish(at, moment.channel, moment.key)
                 wishes.append(current)
-            _claim(current, by_opening.get(key), pinned)
+            _claim(current, by_opening.get(moment.key), pinned)
     return wishes
 
 
