@@ -90,6 +90,7 @@ class _Attempt:
         self._make_id = make_id
         self._extra = extra
         self._intake = task.intake
+        self._tenants: dict[UUID, str] = {}
 
     async def run(self) -> Applied:
         task = self._task
@@ -139,6 +140,7 @@ class _Attempt:
         named = {item.client_id for row in rows.values() for item in row.items if item.client_id is not None}
         wanted = (reach.clients | named) - set(people.new_clients)
         found = await self._connection.fetch(SQL["lock_clients"], sorted(wanted)) if wanted else []
+        self._tenants = {row["client_id"]: row["tenant_id"] for row in found} | people.new_clients
         merged = {row["client_id"]: row["merged_into"] for row in found if row["merged_into"] is not None}
         if merged.keys() & reach.clients:
             raise Moved
@@ -243,7 +245,6 @@ class _Attempt:
         rows: dict[UUID, ChainRow],
         arrivals: Arrivals,
     ) -> Loaded:
-        merges = {absorbed: survivor for absorbed, (survivor, _) in people.merges.items()}
         since: dict[UUID, datetime] = {}
         for client_id, at in reach.since.items():
             stays = people.root(client_id)
@@ -255,12 +256,9 @@ class _Attempt:
             if booking_id is not None:
                 arrivals.chain_of_fact.setdefault(fact_id, linked.merges.get(booking_id, booking_id))
         arrivals.fact_rows = facts | dict(arrivals.fact_rows)
-        wrote = {people.client_of_chat(event): event.tenant_id for event in self._intake.chats}
-        owners = {row.client_id: row.tenant_id for row in rows.values() if row.client_id is not None}
-        owners |= {merges[c]: t for c, t in owners.items() if c in merges}
         return Loaded(
             chains=rows,
-            tenants=owners | wrote,
+            tenants=self._tenants,
             intents=await store.read_intents(self._connection, existing, since),
             chat_items=await store.read_chat_items(self._connection, since),
             chats=await store.read_chats(self._connection, {people.root(c) for c in reach.chatting}),

@@ -85,7 +85,7 @@ SELECT booking_id, tenant_id, version, status, client_id, intent_id, pinned_inte
 FROM booking.chains WHERE booking_id = ANY ($1::uuid[]) ORDER BY booking_id FOR UPDATE
 
 -- name: lock_clients
-SELECT client_id, merged_into FROM booking.clients WHERE client_id = ANY ($1::uuid[]) ORDER BY client_id FOR UPDATE
+SELECT client_id, tenant_id, merged_into FROM booking.clients WHERE client_id = ANY ($1::uuid[]) ORDER BY client_id FOR UPDATE
 
 -- name: read_items
 SELECT booking_id, item FROM booking.chain_items WHERE booking_id = ANY ($1::uuid[])

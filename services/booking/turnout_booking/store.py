@@ -88,7 +88,7 @@ class ClientChats:
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What a batch works on, under its locks. `since` holds the clients who have chats: their intents are derived
-    again from there on. `tenants` are those of clients who wrote."""
+    again from there on. `tenants` says whose each client is."""
 
     chains: dict[UUID, ChainRow]
     tenants: Mapping[UUID, str]
