@@ -336,6 +336,21 @@ async def test_a_booking_whose_message_comes_late_gives_its_implicit_intent_up(
     )
 
 
+async def test_a_booking_that_comes_late_divides_what_the_client_wrote_into_two_wishes(
+    world: Booking, tenant_id: str
+) -> None:
+    await world.one_by_one(
+        message(tenant_id, "chat", NOW - 3 * HOUR, phone="+491"),
+        message(tenant_id, "chat", NOW - HOUR),
+        booking(tenant_id, "created", "O", NOW - 2 * HOUR, contact=person("+491")),
+    )
+    first, second = await world.intents(tenant_id)
+
+    assert first["booking_id"] == (await world.chain(tenant_id))["booking_id"]
+    assert (second["booking_id"], second["implicit"]) == (None, False)
+    assert await world.admin.fetchval("SELECT count(*) FROM booking.dead_letters") == 0
+
+
 async def test_buttons_and_edits_open_no_intent(world: Booking, tenant_id: str) -> None:
     await world.apply(
         message(tenant_id, "chat", NOW, kind="button", button="confirm"),
@@ -380,7 +395,7 @@ async def test_a_shared_phone_makes_two_clients_one_and_tells_their_bookings(
 ) -> None:
     await world.one_by_one(
         booking(tenant_id, "created", "A", NOW - 3 * DAY, contact=person("+491", "a@b.example")),
-        booking(tenant_id, "created", "B", NOW - 2 * DAY, START + DAY, contact=person(email="a@b.example")),
+        booking(tenant_id, "created", "B", NOW - 2 * DAY, START + DAY, contact=person("+491")),
         message(tenant_id, "chat", NOW - DAY),
         message(tenant_id, "chat", NOW - HOUR, phone="+491"),
     )

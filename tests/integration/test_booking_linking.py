@@ -200,3 +200,20 @@ async def test_tenants_with_the_same_uids_have_bookings_of_their_own(
 
     assert mine["booking_id"] != theirs["booking_id"]
     assert mine["client_id"] != theirs["client_id"]
+
+
+@pytest.mark.parametrize("first", ["email", "phone", "both"])
+async def test_a_bookings_client_is_whoever_has_its_surest_contact_whatever_came_first(
+    world: Booking, tenant_id: str, first: str
+) -> None:
+    """Else whoever books with another's email and a phone of their own would hear of the other's appointments."""
+    named = {
+        "email": person(email="ida@example.com"),
+        "phone": person("+491"),
+        "both": person("+491", "ida@example.com"),
+    }
+    for name in (first, *(named.keys() - {first})):
+        await world.apply(booking(tenant_id, "created", name, NOW, contact=named[name]))
+    client = {state["uid"]: state["client_id"] for state in await world.chains(tenant_id)}
+
+    assert client["both"] == client["phone"] != client["email"]

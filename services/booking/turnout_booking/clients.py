@@ -1,8 +1,10 @@
 """Who is who: contacts resolved to clients (design §4, Clients).
 
 In: the contacts that a batch names. Out: a client for each, new contacts and clients to insert, and which clients turn
-out to be one. A booking's client is whoever owns its phone, else its email; a chat's client is the chat's own, and a
-phone that the messenger vouches for makes the chat's and the phone's client one.
+out to be one. A booking's client is whoever has its phone, or its email where it names no phone: two unproven contacts
+of one form make no two clients one, since then the order of arrival would decide who is who, and whoever books with
+another's email would become them. A chat's client is the chat's own, and a phone that the messenger vouches for makes
+the chat's and the phone's client one.
 """
 
 from __future__ import annotations
@@ -43,13 +45,10 @@ class People:
         return self.root(self.of_chats[event.chat])
 
     def take_person(self, item_key: UUID, person: Person) -> None:
-        owners = (self._owner(key) for key in person.keys)
-        client_id = next((owner for owner in owners if owner is not None), None)
+        client_id = self._owner(person.key)
         if client_id is None:
-            client_id = self._new_client(person.keys[0].tenant_id)
-        for key in person.keys:
-            if self._owner(key) is None:
-                self.added[key] = (client_id, person.sealed)
+            client_id = self._new_client(person.key.tenant_id)
+            self.added[person.key] = (client_id, person.sealed)
         self.of_items[item_key] = client_id
 
     def take_chat(self, event: ChatEvent) -> None:
@@ -114,7 +113,7 @@ async def read_contacts(connection: Connection, keys: Iterable[ContactKey]) -> d
 
 
 def _keys(intake: Intake) -> set[ContactKey]:
-    keys = {key for new in intake.items if new.person is not None for key in new.person.keys}
+    keys = {new.person.key for new in intake.items if new.person is not None}
     for event in intake.chats:
         keys.add(event.chat)
         if event.phone is not None:

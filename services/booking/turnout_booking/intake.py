@@ -51,9 +51,9 @@ class ContactKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who an item is about, the surest contact first."""
+    """Who an item is about, by the surest contact that it names."""
 
-    keys: tuple[ContactKey, ...]
+    key: ContactKey
     sealed: str | None = None
 
 
@@ -192,8 +192,8 @@ def _person(tenant_id: str, contact: Contact | None) -> Person | None:
     if contact is None:
         return None
     hashes = (("phone", contact.phone_hash), ("email", contact.email_hash))
-    keys = tuple(ContactKey(tenant_id, kind, hashed) for kind, hashed in hashes if hashed is not None)
-    return Person(keys, contact.sealed) if keys else None
+    keys = [ContactKey(tenant_id, kind, hashed) for kind, hashed in hashes if hashed is not None]
+    return Person(keys[0], contact.sealed) if keys else None
 
 
 def _meeting_feedback(event: BookingItem) -> FactState | None:
