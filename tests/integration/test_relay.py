@@ -146,3 +146,28 @@ async def _empty(pool: asyncpg.Pool) -> bool:
 
 async def _failed(relay: Relay) -> bool:
     return relay.failures > 0
+
+
+async def test_producer_whose_broker_hangs_is_let_go_whole(
+    settings: ServiceSettings, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each round of a long pause leaves one behind, and all of them send what they hold when it ends."""
+    monkeypatch.setattr("turnout_common.relay.ACK_SECONDS", 1.0)
+    relay = Relay("probe", settings, QUERIES)
+    async with running(relay.run()):
+        await write(pool, 1)
+        await until(lambda: _empty(pool), "an empty outbox")
+        hanging = relay._producer
+        assert hanging is not None
+        monkeypatch.setattr(hanging.client, "send", _never)
+        await write(pool, 3)
+        await until(lambda: _empty(pool), "an empty outbox by another producer")
+
+        assert relay.failures >= 1
+        assert relay._producer is not hanging
+        assert hanging._sender.sender_task.done()
+        assert hanging.client._sync_task is None
+
+
+async def _never(*_: object, **__: object) -> None:
+    await asyncio.Event().wait()

@@ -6,6 +6,7 @@ manual, a new group starts at the earliest record and no topic is created by acc
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
@@ -80,3 +81,19 @@ def create_producer(bootstrap: str, client_id: str) -> AIOKafkaProducer:
         request_timeout_ms=5_000,
         retry_backoff_ms=100,
     )
+
+
+async def abandon(producer: AIOKafkaProducer) -> None:
+    """Ends a producer without sending what it still holds.
+
+    Its own `stop` waits for the broker; given up half-way it leaves the sender alive, which sends all of it once the
+    broker is back, each time that somebody gave up.
+    """
+    producer._closed = True
+    sending = producer._sender.sender_task
+    if sending is not None:
+        sending.cancel()
+    await producer.client.close()  # what is under way fails with its connection
+    while sending is not None and not sending.done():
+        sending.cancel()
+        await asyncio.wait({sending}, timeout=0.1)

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaProducer
 
 from turnout_common import metrics
 from turnout_common.events.envelope import Envelope
-from turnout_common.kafka import create_producer
+from turnout_common.kafka import abandon, create_producer
 from turnout_common.postgres import connect, load_queries
 from turnout_common.settings import ServiceSettings
 
@@ -151,7 +151,7 @@ class Relay:
         producer, self._producer = self._producer, None
         connection, self._connection = self._connection, None
         for closing in (
-            producer.stop() if producer else None,
+            abandon(producer) if producer else None,
             connection.close(timeout=2) if connection else None,
         ):
             if closing is None:
