@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 
 from turnout_common import metrics
 from turnout_common.clock import Clock, SystemClock
-from turnout_common.postgres import Connection, load_queries
+from turnout_common.postgres import Connection, connect, load_queries
 from turnout_common.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -46,11 +46,13 @@ class ReadMarks:
         self._topic = topic
         self._pool = pool
         self._stall_seconds = settings.stall_exit_seconds
+        self._dsn = settings.postgres_dsn
         self._consumer = consumer
         self._clock = clock or SystemClock()
         self._next: dict[TopicPartition, int] = {}
         self._moved_at = monotonic()
         self._partitions = 0
+        self._shown: set[int] = set()
         self.lag = 0
         self.polled_at = monotonic()
 
@@ -90,7 +92,7 @@ class ReadMarks:
         consumer = self._consumer()
         if consumer is None or not (assigned := consumer.assignment()):
             self._moved_at = monotonic()
-            self.lag = 0
+            self._show_lag({})
             return
         now = self._clock.now()
         self._partitions = len(consumer.partitions_for_topic(next(iter(assigned)).topic) or ())
@@ -98,18 +100,31 @@ class ReadMarks:
             ends: dict[TopicPartition, int] = await consumer.end_offsets(assigned)
             behind = {tp: await self._behind(consumer, tp, end) for tp, end in ends.items()}
         self.polled_at = monotonic()
-        self.lag = sum(behind.values())
-        for tp, lag in behind.items():
-            metrics.CONSUMER_LAG.labels(self._topic, tp.partition).set(lag)
+        self._show_lag({tp.partition: lag for tp, lag in behind.items()})
         idle = [tp.partition for tp, lag in behind.items() if lag == 0]
         if idle:
             await self._pool.execute(self._sql, self._topic, idle, [now] * len(idle), self._partitions)
         if self.lag == 0:
             self._moved_at = monotonic()
         elif monotonic() - self._moved_at > self._stall_seconds:
+            await self._ask_postgres()
             raise Stalled(
                 f"{self._topic}: {self.lag} records wait and none was applied for {self._stall_seconds:.0f} s"
             )
+
+    def _show_lag(self, behind: dict[int, int]) -> None:
+        """A partition that another replica took is its lag to show, not ours."""
+        for partition in self._shown - set(behind):
+            metrics.CONSUMER_LAG.remove(self._topic, partition)
+        for partition, lag in behind.items():
+            metrics.CONSUMER_LAG.labels(self._topic, partition).set(lag)
+        self._shown = set(behind)
+        self.lag = sum(behind.values())
+
+    async def _ask_postgres(self) -> None:
+        """On a connection of its own: the pool's may all be held by what stands still. Raises what `connect` does."""
+        connection = await connect(self._dsn.get_secret_value(), "turnout-stall-check")
+        await connection.close(timeout=2)
 
     async def _behind(self, consumer: Any, partition: TopicPartition, end: int) -> int:
         position = self._next.get(partition, 0)

@@ -1,0 +1,98 @@
+"""A consumer's own liveness: it ends its process when only that helps, and not while others are to blame."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import asyncpg
+import pytest
+from aiokafka import TopicPartition
+from pydantic import SecretStr
+
+from tests.containers import free_port
+from tests.infrastructure import Database, Infrastructure
+from tests.integration.probe import add_probe_schema, probe_settings
+from turnout_common import metrics
+from turnout_common.postgres import create_pool
+from turnout_common.read_marks import ReadMarks, Stalled
+
+
+class StandingConsumer:
+    """A consumer whose partitions hold `waiting` records that nobody reads."""
+
+    def __init__(self, waiting: dict[int, int]) -> None:
+        self.waiting = waiting
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition("in", partition) for partition in self.waiting}
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return set(self.waiting)
+
+    async def end_offsets(self, partitions: set[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: self.waiting[tp.partition] for tp in partitions}
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def committed(self, _: TopicPartition) -> None:
+        return None
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def schema(database: Database) -> None:
+    await add_probe_schema(database)
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
+    created = await create_pool(database.dsn("booking"), "test")
+    yield created
+    await created.close()
+
+
+def marks_of(
+    consumer: StandingConsumer, pool: asyncpg.Pool, database: Database, kafka: Infrastructure, **changes: Any
+) -> ReadMarks:
+    settings = probe_settings(database, kafka, "", stall_exit_seconds=0.001).model_copy(update=changes)
+    marks = ReadMarks("probe", "in", pool, settings, lambda: cast(Any, consumer))
+    marks._moved_at -= 1
+    return marks
+
+
+async def test_consumer_that_does_not_move_though_all_answer_ends_its_process(
+    pool: asyncpg.Pool, database: Database, infrastructure: Infrastructure
+) -> None:
+    marks = marks_of(StandingConsumer({0: 7}), pool, database, infrastructure)
+
+    with pytest.raises(Stalled, match="7 records wait"):
+        await marks._tick()
+
+
+async def test_consumer_that_waits_for_postgres_goes_on_waiting(
+    pool: asyncpg.Pool, database: Database, infrastructure: Infrastructure
+) -> None:
+    away = SecretStr(f"postgresql://x@127.0.0.1:{free_port()}/x")
+    marks = marks_of(StandingConsumer({0: 7}), pool, database, infrastructure, postgres_dsn=away)
+
+    with pytest.raises(OSError, match="onnect"):
+        await marks._tick()
+
+
+async def test_lag_of_a_partition_that_another_replica_took_is_shown_no_more(
+    pool: asyncpg.Pool, database: Database, infrastructure: Infrastructure
+) -> None:
+    consumer = StandingConsumer({0: 7, 1: 9})
+    marks = marks_of(consumer, pool, database, infrastructure, stall_exit_seconds=100.0)
+    await marks._tick()
+    shown = {s.labels["partition"]: s.value for s in _lag_samples()}
+    consumer.waiting = {0: 7}
+    await marks._tick()
+
+    assert shown == {"0": 7, "1": 9}
+    assert {s.labels["partition"]: s.value for s in _lag_samples()} == {"0": 7}
+
+
+def _lag_samples() -> list[Any]:
+    return [s for m in metrics.CONSUMER_LAG.collect() for s in m.samples if s.labels["topic"] == "in"]
