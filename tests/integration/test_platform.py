@@ -14,8 +14,10 @@ from turnout_common.postgres import create_pool
 from turnout_common.security import SecretError
 from turnout_common.tenants import (
     TenantDirectory,
+    TenantSettings,
     authenticate,
     create_api_token,
+    create_tenant,
     set_channel,
     set_tenant_status,
 )
@@ -140,6 +142,59 @@ async def test_one_tenants_broken_key_costs_the_others_nothing(database: Databas
     good, broken = directory.get(tenant_id), directory.get("broken")
     assert good is not None and good.sealing_keys().open("x", good.sealing_keys().seal("x", b"y")) == b"y"
     assert broken is not None and broken.keys is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE platform.channel_secrets SET sealed_secret = '\\x00' WHERE tenant_id = $1",
+        "UPDATE platform.channels SET sealed_api_token = '\\x00' WHERE tenant_id = $1",
+        """UPDATE platform.tenants SET settings = '{"notice_hours": "soon"}' WHERE tenant_id = $1""",
+    ],
+    ids=["secret", "api token", "setting"],
+)
+async def test_one_tenants_damaged_row_costs_the_others_nothing(
+    database: Database, tenant_id: str, damage: str
+) -> None:
+    platform = await asyncpg.connect(database.dsn("platform"))
+    other = f"{tenant_id}-other"
+    await create_tenant(platform, MASTER_KEY, other, "UTC")
+    for name in (tenant_id, other):
+        await set_channel(platform, MASTER_KEY, name, "calcom", secret="s3cret", api_token="token")
+    await platform.execute(damage, tenant_id)
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY)
+    await directory.reload()
+    damaged, whole = directory.get(tenant_id), directory.get(other)
+    await platform.execute("DELETE FROM platform.channel_secrets WHERE tenant_id = $1", tenant_id)
+    await platform.execute("DELETE FROM platform.channels WHERE tenant_id = $1", tenant_id)
+    await platform.execute("UPDATE platform.tenants SET settings = '{}' WHERE tenant_id = $1", tenant_id)
+    await platform.close()
+    await pool.close()
+
+    assert whole is not None
+    assert whole.channels["calcom"].secrets == ("s3cret",)
+    assert damaged is not None
+    assert ("calcom" in damaged.channels) is ("settings" in damage)
+    assert damaged.settings == TenantSettings()
+
+
+async def test_setting_of_a_newer_version_is_passed_over(database: Database, tenant_id: str) -> None:
+    platform = await asyncpg.connect(database.dsn("platform"))
+    await platform.execute(
+        """UPDATE platform.tenants SET settings = '{"notice_hours": 5, "from_the_future": 1}' WHERE tenant_id = $1""",
+        tenant_id,
+    )
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY)
+    await directory.reload()
+    await platform.execute("UPDATE platform.tenants SET settings = '{}' WHERE tenant_id = $1", tenant_id)
+    await platform.close()
+    await pool.close()
+
+    tenant = directory.get(tenant_id)
+    assert tenant is not None
+    assert tenant.settings.notice_hours == 5
 
 
 async def test_suspended_tenant_is_not_active(database: Database, tenant_id: str) -> None:

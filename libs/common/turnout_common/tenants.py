@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from turnout_common.postgres import Connection, load_queries
 from turnout_common.security import (
@@ -140,7 +140,13 @@ async def _read_tenants(connection: Connection, master_key: bytes | None) -> dic
     for row in channels:
         ring = key_rings.get(row["tenant_id"])
         sealed = secrets_of.get((row["tenant_id"], row["channel"]), [])
-        channels_of.setdefault(row["tenant_id"], {})[row["channel"]] = _channel(row, sealed, ring)
+        try:
+            channels_of.setdefault(row["tenant_id"], {})[row["channel"]] = _channel(row, sealed, ring)
+        except SecretError as error:
+            log.error(
+                "a channel has no usable secret or token", tenant_id=row["tenant_id"], channel=row["channel"],
+                error=str(error),
+            )  # fmt: skip
     return {
         row["tenant_id"]: Tenant(
             tenant_id=row["tenant_id"],
@@ -149,12 +155,22 @@ async def _read_tenants(connection: Connection, master_key: bytes | None) -> dic
             currency=row["currency"],
             locale=row["locale"],
             demo=row["demo"],
-            settings=TenantSettings.model_validate_json(row["settings"]),
+            settings=_settings(row["tenant_id"], row["settings"]),
             channels=channels_of.get(row["tenant_id"], {}),
             keys=key_rings.get(row["tenant_id"]),
         )
         for row in tenants
     }
+
+
+def _settings(tenant_id: str, stored: str) -> TenantSettings:
+    """Without what only a newer version knows; the defaults where a value cannot be used."""
+    try:
+        return TenantSettings.model_validate_json(stored, extra="ignore")
+    except ValidationError as error:
+        faults = [".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)]
+        log.error("a tenant's settings cannot be used", tenant_id=tenant_id, fields=faults)
+        return TenantSettings()
 
 
 def _open_keys(rows: list[Any], master_key: bytes | None) -> dict[str, TenantKeys]:
