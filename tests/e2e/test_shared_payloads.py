@@ -1,6 +1,6 @@
 """The providers' own bodies, signed and posted to a running system: all are answered with success and end with a fate.
 
-The bodies lie beside the repository (their licences are mixed); where they are not, the test is skipped.
+The bodies lie beside the repository (their licences are mixed); where they are not, conftest.py leaves this out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.e2e.stack import ROOT, Turnout, running_turnout
+from tests.e2e.conftest import PAYLOADS
+from tests.e2e.stack import Turnout, running_turnout
 from tests.e2e.test_embedded import SECRETS
 from turnout_cli.webhooks import Webhook, signed_headers
 from turnout_common.clock import SystemClock
 
-PAYLOADS = ROOT.parent / "shared" / "payloads"
 CHANNELS = {"calcom": "calcom", "telegram": "telegram", "standard_webhooks": "events"}
 TENANT = "payloads"
 NO_REASON = ("published to inbound_webhooks", "accepted, waits for publishing")
@@ -29,7 +29,6 @@ NO_REASON = ("published to inbound_webhooks", "accepted, waits for publishing")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not PAYLOADS.is_dir(), reason="the shared payloads are not here"),
 ]
 
 

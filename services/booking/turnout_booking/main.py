@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from fastapi import FastAPI
 
 from turnout_booking.handlers import TOPICS, BookingHandler
-from turnout_booking.operations import WATCHES, readiness, status
+from turnout_booking.operations import WATCHES, status
 from turnout_booking.settings import BookingSettings
 from turnout_booking.upkeep import Upkeep
 from turnout_common.clock import SystemClock
@@ -17,6 +17,7 @@ from turnout_common.health import health_router
 from turnout_common.kafka import create_broker
 from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
+from turnout_common.readiness import consumer_readiness
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay, RelayQueries
 from turnout_common.runtime import run_process, serve
@@ -44,7 +45,7 @@ async def run(settings: BookingSettings) -> int:
         ]  # fmt: skip
         app = FastAPI(title="Turnout booking", openapi_url=None)
         figures = status(pool, consumers, [*handlers.values()])
-        app.include_router(health_router("booking", readiness(pool, consumers), figures))
+        app.include_router(health_router("booking", consumer_readiness(pool, consumers), figures))
         loops = {f"consume {consumer.topic}": consumer.run() for consumer in consumers}
         loops |= {"relay": relay.run(), "recovery": recovery.run(), "upkeep": upkeep.run()}
         await broker.start()

@@ -12,9 +12,10 @@ from turnout_common.health import health_router
 from turnout_common.kafka import create_broker
 from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
+from turnout_common.readiness import consumer_readiness
 from turnout_common.runtime import run_process, serve
 from turnout_rollup.handlers import TOPICS, FactHandler
-from turnout_rollup.operations import readiness, status
+from turnout_rollup.operations import status
 from turnout_rollup.rules_watch import RulesWatch
 from turnout_rollup.settings import RollupSettings
 
@@ -36,7 +37,7 @@ async def main() -> int:
     watch = RulesWatch(pool, settings.tenant_reload_seconds)
     app = FastAPI(title="Turnout rollup", openapi_url=None)
     app.include_router(
-        health_router("rollup", readiness(pool, consumers), status(consumers, [*handlers.values()]))
+        health_router("rollup", consumer_readiness(pool, consumers), status(consumers, [*handlers.values()]))
     )
     loops = {f"consume {consumer.topic}": consumer.run() for consumer in consumers}
     await broker.start()

@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import monotonic
 from typing import Any
 
-import asyncpg
-
 from turnout_common.consumer import BatchConsumer
-from turnout_common.health import Readiness, Status
+from turnout_common.health import Status
 from turnout_rollup.handlers import FactHandler
-
-POLL_AGE_SECONDS = 30.0
-
-
-def readiness(pool: asyncpg.Pool, consumers: Sequence[BatchConsumer]) -> Readiness:
-    """What does not answer: Postgres now, or Kafka for a while."""
-
-    async def faults() -> dict[str, str]:
-        found = {}
-        try:
-            await pool.fetchval("SELECT 1", timeout=2)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            found["postgres"] = f"does not answer: {error or type(error).__name__}"
-        for consumer in consumers:
-            age = monotonic() - consumer.marks.polled_at
-            if age > POLL_AGE_SECONDS:
-                found[consumer.topic] = f"Kafka was last heard {age:.0f} s ago"
-        return found
-
-    return faults
 
 
 def status(consumers: Sequence[BatchConsumer], handlers: Sequence[FactHandler]) -> Status:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import monotonic
 from typing import Any
 
 import asyncpg
 from fastapi import FastAPI
 
 from turnout_common.consumer import BatchConsumer
-from turnout_common.health import Readiness, Status, health_router
+from turnout_common.health import Status, health_router
 from turnout_common.postgres import load_queries
+from turnout_common.readiness import consumer_readiness
 from turnout_common.recovery import Watch
 from turnout_common.relay import Relay
 from turnout_common.topics import MESSAGE_EVENTS
 from turnout_sender.sending import SendLoop
 
 SQL = load_queries("turnout_sender")
-POLL_AGE_SECONDS = 30.0
 #: rollup counts messages; booking notes on the chain what became of a reminder.
 WATCHES = tuple(
     Watch(MESSAGE_EVENTS, reader, SQL["walk"], SQL["publish"]) for reader in ("rollup", "booking")
@@ -31,26 +30,8 @@ def create_app(
     """The operations routes of every service; the sender has no others."""
     app = FastAPI(title="Turnout sender", openapi_url=None)
     figures = status(consumers, sending, relay)
-    app.include_router(health_router("sender", readiness(pool, consumers), figures))
+    app.include_router(health_router("sender", consumer_readiness(pool, consumers), figures))
     return app
-
-
-def readiness(pool: asyncpg.Pool, consumers: Sequence[BatchConsumer]) -> Readiness:
-    """What does not answer: Postgres now, or Kafka for a while."""
-
-    async def faults() -> dict[str, str]:
-        found = {}
-        try:
-            await pool.fetchval("SELECT 1", timeout=2)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            found["postgres"] = f"does not answer: {type(error).__name__}"
-        for consumer in consumers:
-            age = monotonic() - consumer.marks.polled_at
-            if age > POLL_AGE_SECONDS:
-                found[consumer.topic] = f"Kafka was last heard {age:.0f} s ago"
-        return found
-
-    return faults
 
 
 def status(consumers: Sequence[BatchConsumer], sending: SendLoop, relay: Relay) -> Status:
