@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from turnout_cli.services import SERVICES, Addresses, choose_ports, process_spec, services
+from turnout_cli.services import SERVICES, Addresses, choose_ports, moved_ports, process_spec, services
 from turnout_cli.state import Home, new_passwords
 
 
@@ -28,6 +28,13 @@ def test_a_port_that_another_program_took_is_replaced() -> None:
         taken = other.getsockname()[1]
 
         assert choose_ports({"ingest": taken}, demo=True)["ingest"] != taken
+
+
+def test_a_service_that_is_not_where_one_looks_for_it_is_told() -> None:
+    assert moved_ports({}, {"ingest": 40001, "booking": 8601, "kafka": 40002}) == [
+        "port 8600 is taken by another program: ingest has 40001, and keeps it"
+    ]
+    assert moved_ports({"ingest": 40001, "kafka": 1}, {"ingest": 40001, "kafka": 1}) == []
 
 
 def test_servers_keep_their_port_even_when_it_is_taken() -> None:

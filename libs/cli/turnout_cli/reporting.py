@@ -25,6 +25,9 @@ class PlainReporter:
     def step(self, text: str, seconds: float | None = None) -> None:
         self.console.print(f"✓ {text}" if seconds is None else f"✓ {text} [dim]({seconds:.1f} s)[/]")
 
+    def note(self, text: str) -> None:
+        self.console.print(f"– {text}")
+
     def changed(self, state: State) -> None:
         """Tells restarts; everything else is a step."""
         if state.phase == "stopping" and not self._stopping:

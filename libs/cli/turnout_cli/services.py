@@ -68,6 +68,16 @@ def choose_ports(known: Mapping[str, int], *, demo: bool) -> dict[str, int]:
     return ports
 
 
+def moved_ports(known: Mapping[str, int], chosen: Mapping[str, int]) -> list[str]:
+    """A sentence for each service that is not where one would look for it."""
+    expected = {service.name: known.get(service.name, service.port) for service in SERVICES}
+    return [
+        f"port {expected[name]} is taken by another program: {name} has {port}, and keeps it"
+        for name, port in chosen.items()
+        if port != expected.get(name, port)
+    ]
+
+
 def services(*, demo: bool) -> tuple[Service, ...]:
     """All services; without the demo no mock providers, so that the sender talks to the real ones."""
     return tuple(service for service in SERVICES if demo or service.name != MOCK_PROVIDERS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,3 +210,11 @@ class Supervisor:
     def _set(self, watched: Watched, state: ChildState) -> None:
         watched.state = state
         self._on_change(watched)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What ends a run in order: Ctrl-C, `down`, and the end of the terminal, unless nohup shut our ears to that."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers

@@ -22,9 +22,9 @@ from turnout_cli.embedded.kafka_jars import Progress
 from turnout_cli.embedded.postgres import EmbeddedPostgres
 from turnout_cli.errors import CommandError
 from turnout_cli.master_key import require_master_key
-from turnout_cli.services import DATABASE, Addresses, choose_ports, process_spec, services
+from turnout_cli.services import DATABASE, Addresses, choose_ports, moved_ports, process_spec, services
 from turnout_cli.state import Home, Phase, ProcessMark, ProcessRecord, State, new_passwords
-from turnout_cli.supervisor import ServiceProcess, Supervisor, Watched
+from turnout_cli.supervisor import ServiceProcess, Supervisor, Watched, stop_signals
 
 T = TypeVar("T")
 DEMO_DAYS = 7
@@ -35,6 +35,9 @@ class Reporter(Protocol):
 
     def step(self, text: str, seconds: float | None = None) -> None:
         """Something was done."""
+
+    def note(self, text: str) -> None:
+        """Something is other than usual, and that is all right."""
 
     def changed(self, state: State) -> None:
         """A process changed."""
@@ -79,7 +82,7 @@ class System:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             try:
                 loop.add_signal_handler(number, self._stop.set)
             except NotImplementedError:  # Windows
@@ -87,7 +90,10 @@ class System:
 
     def _begin(self) -> None:
         state = self.state
-        state.ports |= choose_ports(state.ports, demo=self.demo)
+        ports = choose_ports(state.ports, demo=self.demo)
+        for sentence in moved_ports(state.ports, ports):
+            self.reporter.note(sentence)
+        state.ports |= ports
         state.passwords = new_passwords(state.passwords)
         state.processes = {}
         state.supervisor = ProcessMark.of(psutil.Process().pid)
