@@ -51,7 +51,7 @@ SELECT intent_id, client_id, opened_at FROM booking.intents
 WHERE intent_id = ANY ($1::uuid[]) AND NOT implicit AND client_id IS NOT NULL
 
 -- name: clients_with_chats
-SELECT client_id, min(first_seen_at) AS first_seen_at FROM booking.client_chats
+SELECT client_id, max(first_seen_at) AS newest_chat_at FROM booking.client_chats
 WHERE client_id = ANY ($1::uuid[]) GROUP BY client_id
 
 -- name: derive_since
@@ -302,9 +302,15 @@ SELECT record_id, 'outbound_messages', tenant_id || ':' || client_id, type, 'tur
 FROM told ORDER BY n
 
 -- name: walk_events
--- For the recovery check (turnout_common.recovery.Watch).
-SELECT seq, event_id AS record_id FROM booking.booking_events
-WHERE seq > $1 AND created_at < now() - $2::interval ORDER BY seq LIMIT $3
+-- For the recovery check (turnout_common.recovery.Watch). Ends before the first event that is too young: `created_at` is
+-- its transaction's start, so of two writers one may have the later number and the earlier time, and an event that the
+-- mark has passed is never looked at again.
+WITH ahead AS MATERIALIZED (
+  SELECT seq, event_id, created_at FROM booking.booking_events WHERE seq > $1 ORDER BY seq LIMIT $3
+)
+SELECT seq, event_id AS record_id FROM ahead
+WHERE seq < coalesce((SELECT min(seq) FROM ahead WHERE created_at >= now() - $2::interval), 9223372036854775807)
+ORDER BY seq
 
 -- name: republish_events
 INSERT INTO booking.outbox (record_id, topic, key, type, source, subject, tenant_id, occurred_at, payload)
@@ -316,8 +322,13 @@ SELECT event_id, 'booking_events', tenant_id || ':' || entity_id, event_type, 't
 FROM booking.booking_events WHERE event_id = ANY ($1::uuid[]) ORDER BY seq
 
 -- name: walk_outbound
-SELECT seq, record_id FROM booking.outbound
-WHERE seq > $1 AND created_at < now() - $2::interval ORDER BY seq LIMIT $3
+-- As walk_events.
+WITH ahead AS MATERIALIZED (
+  SELECT seq, record_id, created_at FROM booking.outbound WHERE seq > $1 ORDER BY seq LIMIT $3
+)
+SELECT seq, record_id FROM ahead
+WHERE seq < coalesce((SELECT min(seq) FROM ahead WHERE created_at >= now() - $2::interval), 9223372036854775807)
+ORDER BY seq
 
 -- name: republish_outbound
 INSERT INTO booking.outbox (record_id, topic, key, type, source, subject, tenant_id, occurred_at, payload)

@@ -283,5 +283,11 @@ SELECT record_id, 'message_events', tenant_id || ':' || message_id, 'message.cha
 FROM sender.message_log WHERE record_id = ANY ($1::uuid[]) ORDER BY seq
 
 -- name: walk
-SELECT seq, record_id FROM sender.message_log
-WHERE seq > $1 AND written_at < now() - $2::interval ORDER BY seq LIMIT $3
+-- Ends before the first version that is too young: two writers' rows may be younger and older than their seq says, and
+-- a row that the mark has passed is never looked at again.
+WITH ahead AS MATERIALIZED (
+  SELECT seq, record_id, written_at FROM sender.message_log WHERE seq > $1 ORDER BY seq LIMIT $3
+)
+SELECT seq, record_id FROM ahead
+WHERE seq < coalesce((SELECT min(seq) FROM ahead WHERE written_at >= now() - $2::interval), 9223372036854775807)
+ORDER BY seq
