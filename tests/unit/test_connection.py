@@ -11,6 +11,7 @@ from turnout_cli import compose
 from turnout_cli.connection import resolve
 from turnout_cli.errors import CommandError
 from turnout_cli.secrets_command import ADMIN_PASSWORD, MASTER_KEY, password_variable
+from turnout_cli.smoke import smoke
 from turnout_cli.state import DATABASE_ROLES
 
 KEY = base64.b64encode(b"k" * 32).decode()
@@ -23,6 +24,16 @@ def test_a_system_that_does_not_run_says_how_to_start_it(tmp_path: Path) -> None
         _ = target.ingest_url
     with pytest.raises(CommandError, match="TURNOUT_MASTER_KEY_FILE"):
         _ = target.master_key
+
+
+def test_smoke_without_a_system_says_so_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
+
+    with pytest.raises(CommandError, match=r"Turnout is not running: start it with `\./turnout up"):
+        smoke()
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_the_environment_alone_is_enough(tmp_path: Path) -> None:

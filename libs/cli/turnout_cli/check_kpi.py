@@ -170,7 +170,7 @@ async def _windows(connection: asyncpg.Connection, tenant: str) -> list[Days]:
     """The whole history first (its newest piece, where it is long), then weeks, then the last days."""
     zone = await connection.fetchval(SQL["tenant"], tenant)
     if zone is None:
-        raise CommandError(f"there is no tenant {tenant!r}; `turnout tenant list` shows them")
+        raise CommandError(f"there is no tenant {tenant!r}; `./turnout tenant list` shows them")
     today = SystemClock().now().astimezone(ZoneInfo(zone)).date()
     row = await connection.fetchrow(SQL["history"], tenant, zone)
     assert row is not None
@@ -237,7 +237,7 @@ class Summaries:
         if answer.status in (401, 404):
             raise CommandError(
                 f"kpi-api shows {self._tenant!r} to nobody with this token; set TURNOUT_TOKEN to one of "
-                f"`turnout tenant token create {self._tenant}`"
+                f"`./turnout tenant token create {self._tenant}`"
             )
         if answer.status != 200:
             raise CommandError(f"kpi-api answered {answer.status} to {path} {query or ''}: {text[:300]}")

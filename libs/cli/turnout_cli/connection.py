@@ -110,6 +110,11 @@ class Target:
         except SecretError as error:
             raise CommandError(str(error)) from error
 
+    def require(self, *keys: str) -> None:
+        """Raises CommandError for the first that is not known, before a command has begun."""
+        for key in keys:
+            self._need(key)
+
     def _need(self, key: str) -> str:
         value = self.values.get(key)
         if not value:
@@ -118,7 +123,8 @@ class Target:
                 if key == "master_key_text"
                 else VARIABLES[key]
             )
-            raise CommandError(f"{self.hint or f'the {self.name} system has no {key}'}; or set {known}")
+            missing = self.hint or f"the {self.name} system has no {key}"
+            raise CommandError(f"{missing} (for one that runs elsewhere, set {known})")
         return value
 
     @asynccontextmanager
@@ -163,7 +169,7 @@ def _embedded(env: Mapping[str, str]) -> tuple[dict[str, str], str]:
     home = Home(Path(env["TURNOUT_HOME"]) if env.get("TURNOUT_HOME") else None)
     status = status_document(home)
     if not status["running"]:
-        return {}, "Turnout is not running: start it with `turnout up --detach`"
+        return {}, "Turnout is not running: start it with `./turnout up --detach`"
     roles = status["postgres_roles"]
     found = {
         "platform_dsn": roles["turnout_platform"],

@@ -36,7 +36,7 @@ def check() -> int:
     for fault in faults:
         say(f"✗ {fault}")
     if faults:
-        say("`turnout contracts generate` writes what is generated; examples are written by hand.")
+        say("`./turnout contracts generate` writes what is generated; examples are written by hand.")
         return 1
     say("✓ schemas, examples, .env.example and docs/CLI.md are up to date")
     return 0

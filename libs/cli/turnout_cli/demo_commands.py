@@ -58,7 +58,7 @@ def seed(
 def _seed(target: Target, tenant: str, *, days: int, seed: int, bookings_a_day: int) -> Seeded:
     """Under a progress bar."""
     columns = (TextColumn("webhooks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=words, transient=True) as bar:
+    with Progress(*columns, console=words, transient=True, disable=not words.is_terminal) as bar:
         task = bar.add_task("webhooks", total=None)
         return run(
             seed_demo(

@@ -81,9 +81,9 @@ async def read_tenant(target: Target, tenant_id: str) -> Tenant:
         await pool.close()
     tenant = directory.get(tenant_id)
     if tenant is None:
-        raise CommandError(f"there is no tenant {tenant_id!r}; `turnout tenant list` shows those that are")
+        raise CommandError(f"there is no tenant {tenant_id!r}; `./turnout tenant list` shows those that are")
     if not tenant.active:
-        raise CommandError(f"tenant {tenant_id!r} is {tenant.status}; `turnout tenant resume {tenant_id}`")
+        raise CommandError(f"tenant {tenant_id!r} is {tenant.status}; `./turnout tenant resume {tenant_id}`")
     return tenant
 
 
@@ -93,7 +93,7 @@ def channel_secrets(tenant: Tenant) -> dict[str, str]:
     if missing := [name for name in CHANNELS if name not in secrets]:
         raise CommandError(
             f"tenant {tenant.tenant_id!r} has no secret for {', '.join(missing)}; "
-            f"`turnout tenant channel set {tenant.tenant_id} {missing[0]} --secret …`"
+            f"`./turnout tenant channel set {tenant.tenant_id} {missing[0]} --secret …`"
         )
     return secrets
 

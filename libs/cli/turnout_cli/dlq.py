@@ -163,7 +163,7 @@ async def _await_replay(
     connection: asyncpg.Connection, service: ServiceName, wanted: list[int], wait: float
 ) -> list[asyncpg.Record]:
     deadline = asyncio.get_running_loop().time() + wait
-    with Progress(console=words, transient=True) as progress:
+    with Progress(console=words, transient=True, disable=not words.is_terminal) as progress:
         task = progress.add_task(f"{service} applies them", total=len(wanted))
         while True:
             rows = await connection.fetch(SQL["replay_state"].replace("{schema}", service), wanted)

@@ -52,11 +52,12 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = 
 
 def _print(findings: list[Finding]) -> None:
     out = Console(highlight=False, soft_wrap=True)
+    width = max(len(finding.name) for finding in findings)
     for finding in findings:
         sign = "[green]✓[/]" if finding.ok else "[red]✗[/]" if finding.required else "[yellow]–[/]"
-        out.print(f"{sign} {finding.name:<14} {finding.detail}")
+        out.print(f"{sign} {finding.name:<{width}} {finding.detail}")
         if not finding.ok and finding.advice:
-            out.print(f"  {'':<14} → {finding.advice}")
+            out.print(f"  {'':<{width}} → {finding.advice}")
 
 
 def _python() -> Iterator[Finding]:
@@ -153,7 +154,7 @@ def _packages() -> Iterator[Finding]:
 
 def _docker() -> Iterator[Finding]:
     detail = _first_line(["docker", "version", "--format", "{{.Server.Version}}"])
-    advice = "only `docker compose up` needs it; `turnout up` does not"
+    advice = "only `docker compose up` needs it; `./turnout up` does not"
     yield Finding("Docker", detail is not None, detail or "no engine", advice, required=False)
 
 

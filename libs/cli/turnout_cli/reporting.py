@@ -54,7 +54,7 @@ class PlainReporter:
             self.console.print(f"  {name:<15} {url}")
         if state.token:
             self.console.print(f"  demo tenant     default, token {state.token}")
-        self.console.print("Turnout is up. `turnout status` shows it, `turnout down` stops it.")
+        self.console.print("Turnout is up. `./turnout status` shows it, `./turnout down` stops it.")
 
 
 class LiveReporter(PlainReporter):

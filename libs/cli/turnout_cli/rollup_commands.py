@@ -137,7 +137,7 @@ async def known(connection: asyncpg.Connection, tenant: str | None) -> list[str]
     try:
         return await tenant_ids(connection, tenant)
     except UnknownTenant as error:
-        raise CommandError(f"there is no tenant {tenant!r}; `turnout tenant list` shows them") from error
+        raise CommandError(f"there is no tenant {tenant!r}; `./turnout tenant list` shows them") from error
 
 
 def show(report: Report) -> None:
@@ -162,6 +162,6 @@ def show(report: Report) -> None:
 def progress_bar(of_what: str) -> Iterator[Told]:
     """A bar on stderr that is gone at the end."""
     columns = (TextColumn(of_what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=words, transient=True) as bar:
+    with Progress(*columns, console=words, transient=True, disable=not words.is_terminal) as bar:
         task = bar.add_task(of_what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -45,7 +45,9 @@ def smoke(*, target: TargetOption = "embedded", seconds: float = 60.0, as_json: 
         How long a step may wait for its condition.
     """
     tenant_id = f"smoke-{secrets.token_hex(4)}"
-    steps = run(_smoke(resolve(target), tenant_id, SystemClock().now(), seconds))
+    place = resolve(target)
+    place.require("ingest_url", "kpi_url", "platform_dsn", "maintenance_dsn", "master_key_text")
+    steps = run(_smoke(place, tenant_id, SystemClock().now(), seconds))
     ok = all(step.ok for step in steps)
     if as_json:
         print_json({"ok": ok, "tenant": tenant_id, "steps": [asdict(step) for step in steps]})

@@ -77,7 +77,7 @@ class Checks:
         await until(read, expected, what, look_at, self._seconds)
 
     async def inbox(self) -> None:
-        look = f"turnout inbox list --tenant {self._tenant}"
+        look = f"./turnout inbox list --tenant {self._tenant}"
         await self._until(self._fates, self._story.fates(), "items by fate", look)
 
     async def _fates(self) -> dict[str, int]:
@@ -86,14 +86,14 @@ class Checks:
 
     async def client_is_known(self) -> None:
         """The client who shared their phone can be written to."""
-        look = "the log of booking, and turnout dlq list booking"
+        look = "the log of booking, and ./turnout dlq list booking"
         await self._until(self._chats, 2, "chats that booking knows", look)
 
     async def _chats(self) -> int:
         return int(await self._connection.fetchval(SQL["chats"], self._tenant))
 
     async def chains(self) -> None:
-        look = "the log of booking, turnout dlq list booking, booking.booking_events"
+        look = "the log of booking, ./turnout dlq list booking, booking.booking_events"
         await self._until(self._event_types, self._story.chains(), "events of the three bookings", look)
 
     async def _event_types(self) -> dict[str, set[str]]:
@@ -107,7 +107,7 @@ class Checks:
             raise SmokeFailed(f"versions have gaps: {ids}. Look at: booking.booking_events")
 
     async def deliveries(self) -> None:
-        look = "the logs of sender and mock-providers, turnout dlq list sender, sender.deliveries"
+        look = "the logs of sender and mock-providers, ./turnout dlq list sender, sender.deliveries"
         expected = {"confirmation": "accepted", "reminder_24h": "planned"}
         await self._until(self._deliveries, expected, "messages to the client", look)
 
@@ -128,7 +128,7 @@ class Checks:
         return len(body["messages"])
 
     async def kpis(self, expected: Expected) -> None:
-        look = f"turnout check-kpi --tenant {self._tenant}, turnout rollup verify, the log of rollup"
+        look = f"./turnout check-kpi --tenant {self._tenant}, ./turnout rollup verify, the log of rollup"
         wanted = expected.figures
         await self._until(lambda: self._figures(expected), wanted, f"KPIs of {expected.name}", look)
 
@@ -151,4 +151,6 @@ class Checks:
                 SQL["dead_letters"].replace("{schema}", service), self._tenant
             )
             if found:
-                raise SmokeFailed(f"{service} has {found} dead letters. Look at: turnout dlq list {service}")
+                raise SmokeFailed(
+                    f"{service} has {found} dead letters. Look at: ./turnout dlq list {service}"
+                )

@@ -200,7 +200,7 @@ class System:
             here = resolve("embedded", os.environ | {"TURNOUT_HOME": str(self.home.folder)})
             seeded = await seed_demo(here, DEMO_DAYS)
         except (CommandError, OSError, asyncpg.PostgresError) as error:
-            self.reporter.step(f"no demo history ({error}); `turnout demo seed` sends one")
+            self.reporter.step(f"no demo history ({error}); `./turnout demo seed` sends one")
         else:
             self.reporter.step(f"demo history of {DEMO_DAYS} days: {seeded.sent} webhooks")
 

@@ -51,7 +51,7 @@ def create(
     if as_json:
         print_json({"tenant_id": tenant_id, "timezone": timezone, "currency": currency, "locale": locale})
     say(f"✓ tenant {tenant_id} created; {RELOAD}")
-    say(f"  next: turnout tenant channel set {tenant_id} calcom --secret …")
+    say(f"  next: ./turnout tenant channel set {tenant_id} calcom --secret …")
     return 0
 
 

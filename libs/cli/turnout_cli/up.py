@@ -130,7 +130,7 @@ def _show(home: Home, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(document, indent=2))
     elif not document["running"]:
-        _words.print(f"Turnout is not running ({document['phase']}). Start it with `turnout up`.")
+        _words.print(f"Turnout is not running ({document['phase']}). Start it with `./turnout up`.")
     else:
         _print_table(home.load())
     return 0 if document["running"] else 1

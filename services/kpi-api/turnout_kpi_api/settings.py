@@ -36,7 +36,7 @@ class KpiApiSettings(ServiceSettings):
         if self.require_token is False and not self._protected:
             raise ValueError(
                 "TURNOUT_REQUIRE_TOKEN=false is for TURNOUT_ENV=development on a loopback address only; "
-                "leave it unset, and use a token (`turnout tenant token`)"
+                "leave it unset, and use a token (`turnout tenant token create`)"
             )
         return self
 
