@@ -21,6 +21,7 @@ from turnout_booking.tenant_rules import SQL
 from turnout_common.postgres import Connection
 
 LONG_AGO = datetime(1, 1, 2, tzinfo=UTC)
+LATER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -60,8 +61,8 @@ async def find_reach(
     reach.clients |= set(people.merges) | {survivor for survivor, _ in people.merges.values()}
     reach.clients |= {head.client_id for head in heads.values() if head.client_id is not None}
     opened = await _pinned_intents(connection, reach, intake, heads)
-    first_seen = await _find_chatting(connection, reach, intake, people)
-    touched = _reachability_changes(intake, people, first_seen)
+    newest_chats = await _find_chatting(connection, reach, intake, people)
+    touched = _reachability_changes(intake, people, newest_chats)
     if touched:
         for row in await connection.fetch(
             SQL["chains_starting_after"], list(touched), list(touched.values())
@@ -113,22 +114,22 @@ async def _pinned_intents(
 async def _find_chatting(
     connection: Connection, reach: Reach, intake: Intake, people: People
 ) -> dict[UUID, datetime]:
-    """Fills in who has chats, or has with this batch. Gives since when the known ones have."""
+    """Fills in who has chats, or has with this batch. Gives since when the known ones have all of theirs."""
     known = reach.clients - set(people.new_clients)
     rows = await connection.fetch(SQL["clients_with_chats"], list(known)) if known else []
-    first_seen = {row["client_id"]: row["first_seen_at"] for row in rows}
-    reach.chatting = set(first_seen) | {people.client_of_chat(event) for event in intake.chats}
-    return first_seen
+    newest_chats = {row["client_id"]: row["newest_chat_at"] for row in rows}
+    reach.chatting = set(newest_chats) | {people.client_of_chat(event) for event in intake.chats}
+    return newest_chats
 
 
 def _reachability_changes(
-    intake: Intake, people: People, first_seen: Mapping[UUID, datetime]
+    intake: Intake, people: People, newest_chats: Mapping[UUID, datetime]
 ) -> dict[UUID, datetime]:
     """The clients whose appointments, from some start on, may be reachable from now on, or no more."""
     after: dict[UUID, datetime] = {}
     for event in intake.chats:
         client_id = people.client_of_chat(event)
-        is_new = event.chat not in people.known or event.at < first_seen.get(client_id, LONG_AGO)
+        is_new = event.chat not in people.known or event.at < newest_chats.get(client_id, LATER)
         if event.chat_sealed is not None and (is_new or event.opted_in is not None):
             after[client_id] = min(event.at, after.get(client_id, event.at))
     for absorbed, (survivor, _) in people.merges.items():
@@ -165,10 +166,9 @@ def _changed_at(
         note(people.client_of(new), first_at.get(booking_id, new.item.at))
     for booking_id, head in heads.items():
         note(head.client_id, first_at[booking_id])
-    for absorbed, (survivor, _) in people.merges.items():
-        at = min(changed.get(absorbed, LATER), changed.get(survivor, LATER))
-        changed[absorbed] = changed[survivor] = at
+    for absorbed, (
+        survivor,
+        _,
+    ) in people.merges.items():  # what each ever wrote stands between the other's words now
+        changed[absorbed] = changed[survivor] = LONG_AGO
     return changed
-
-
-LATER = datetime(9999, 1, 1, tzinfo=UTC)
