@@ -17,7 +17,8 @@ from pydantic import SecretStr
 
 from tests.infrastructure import Database
 from turnout_common.clock import SystemClock
-from turnout_common.consumer import BatchConsumer, Raw
+from turnout_common.consumer import BatchConsumer
+from turnout_common.dead_letters import Raw
 from turnout_common.events import (
     BookingEvent,
     BookingEventType,
