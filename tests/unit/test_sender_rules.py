@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, permutations
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from turnout_common.events import MessagePlanned, MessageTemplate, MessageWithdrawn, Queue
+from turnout_common.security import SecretError
 from turnout_sender.channels.http import Reply, bounded_seconds
 from turnout_sender.channels.port import Answer, Verdict
 from turnout_sender.channels.telegram import answer_of
@@ -178,6 +180,7 @@ def test_retry_after_is_read_from_the_body_before_the_header() -> None:
         ("-1", 0.0),
         ("1e9", 86_400.0),
         ("nan", None),
+        (10**400, None),
         ("Fri, 27 Nov 2026", None),
         (None, None),
     ],
@@ -383,6 +386,18 @@ def test_production_talks_https_only() -> None:
         provider_base_url="https://bot-api.example/",
     )
     assert found.provider_base_url == "https://bot-api.example"
+
+
+@pytest.mark.parametrize("key", [bytes(range(32)), bytes(32), b"ab" * 16])
+def test_production_refuses_a_guessable_master_key(key: bytes) -> None:
+    fields = {
+        "postgres_dsn": SecretStr("postgresql://x"),
+        "master_key": SecretStr(base64.b64encode(key).decode()),
+    }
+
+    with pytest.raises(SecretError, match="refused in production"):
+        SenderSettings(env="production", **fields).master_key_bytes()  # type: ignore[arg-type]
+    assert SenderSettings(env="development", **fields).master_key_bytes() == key  # type: ignore[arg-type]
 
 
 def test_empty_base_url_means_the_providers_own() -> None:

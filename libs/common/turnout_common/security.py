@@ -24,6 +24,10 @@ SEAL_VERSION = 1
 KEY_BYTES = 32
 NONCE_BYTES = 12
 TOKEN_PREFIX = "tt_"
+#: Fewer different bytes than this are a pattern that someone typed: 32 random bytes have about 30 different ones.
+LEAST_DIFFERENT_BYTES = 16
+#: Keys that stand in public texts.
+PUBLISHED_KEYS = (bytes(range(32)), bytes(range(1, 33)))
 
 
 class SecretError(ValueError):
@@ -49,6 +53,11 @@ def read_master_key(value: str | None, file: Path | None) -> bytes:
             f"the master key has {len(key)} bytes, not 32; make one with `openssl rand -base64 32`"
         )
     return key
+
+
+def is_guessable(key: bytes) -> bool:
+    """Whether a master key is a published or typed one, which production refuses."""
+    return key in PUBLISHED_KEYS or len(set(key)) < LEAST_DIFFERENT_BYTES
 
 
 def new_data_key() -> bytes:

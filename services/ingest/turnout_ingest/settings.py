@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
-from turnout_common.security import SecretError, read_master_key
+from turnout_common.security import SecretError, is_guessable, read_master_key
 from turnout_common.settings import ServiceSettings
-
-#: Fewer different bytes than this are a pattern that someone typed: 32 random bytes have about 30 different ones.
-LEAST_DIFFERENT_BYTES = 16
-#: Keys that stand in public texts.
-PUBLISHED_KEYS = (bytes(range(32)), bytes(range(1, 33)))
 
 
 class IngestSettings(ServiceSettings):
@@ -54,7 +49,7 @@ def startup_faults(settings: IngestSettings) -> list[str]:
         key = settings.master_key_bytes()
     except (SecretError, OSError, ValueError) as error:
         return [*faults, f"TURNOUT_MASTER_KEY: {error}"]
-    if settings.production and (key in PUBLISHED_KEYS or len(set(key)) < LEAST_DIFFERENT_BYTES):
+    if settings.production and is_guessable(key):
         faults.append(
             "TURNOUT_MASTER_KEY: a default or guessable key is refused in production; "
             "make one with `openssl rand -base64 32`"

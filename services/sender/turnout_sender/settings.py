@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from turnout_common.security import read_master_key
+from turnout_common.security import SecretError, is_guessable, read_master_key
 from turnout_common.settings import ServiceSettings
 
 
@@ -72,9 +72,12 @@ class SenderSettings(ServiceSettings):
         return self
 
     def master_key_bytes(self) -> bytes:
-        """Raises SecretError when there is none or it is malformed."""
-        key = self.master_key.get_secret_value() if self.master_key else None
-        return read_master_key(key, self.master_key_file)
+        """Raises SecretError when there is none, or it is malformed or in production guessable."""
+        given = self.master_key.get_secret_value() if self.master_key else None
+        key = read_master_key(given, self.master_key_file)
+        if self.production and is_guessable(key):
+            raise SecretError("TURNOUT_MASTER_KEY: a default or guessable key is refused in production")
+        return key
 
     def day_limit(self, queue: str) -> int:
         return self.day_limit_mk if queue == "mk" else self.day_limit_tx

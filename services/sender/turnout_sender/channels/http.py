@@ -80,7 +80,7 @@ async def _json(response: aiohttp.ClientResponse) -> Mapping[str, Any]:
             return {}
     try:
         found = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -93,6 +93,6 @@ def bounded_seconds(value: object) -> float | None:
     """Seconds as a provider gave them, at most a day; None when they are no number (a date is not understood)."""
     try:
         seconds = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return min(max(seconds, 0.0), RETRY_AFTER_MOST) if seconds == seconds else None
