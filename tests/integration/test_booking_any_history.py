@@ -33,7 +33,7 @@ from tests.integration.booking_world import (
 from turnout_common.events import BookingTrigger, Contact
 
 #: Histories; `just nightly` asks for more.
-HISTORIES = int(os.environ.get("TURNOUT_TEST_HISTORIES", "20"))
+HISTORIES = int(os.environ.get("TURNOUT_TEST_HISTORIES", "10"))
 RANDOM_IDS = {"booking_id", "intent_id", "client_id", "merged_into", "fact_id"}
 TABLES = [
     f"booking.{name}"
