@@ -199,6 +199,17 @@ async def test_the_truth_is_append_only(
         await connection.close()
 
 
+async def test_no_partition_of_the_truth_can_be_emptied(world: Booking) -> None:
+    partitions = await world.admin.fetch(
+        "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relnamespace = 'booking'::regnamespace"
+    )
+
+    assert len(partitions) >= 5
+    for partition in partitions:
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await world.admin.execute(f"TRUNCATE booking.{partition['relname']}")
+
+
 async def test_a_year_of_partitions_can_be_made_and_each_is_protected(world: Booking) -> None:
     async with world.pool.acquire() as connection:
         made = await connection.fetchval("SELECT booking.add_event_partitions(11)")

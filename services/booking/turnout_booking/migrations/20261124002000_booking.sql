@@ -108,10 +108,13 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON booking.booking_events
   FOR EACH ROW EXECUTE FUNCTION booking.refuse_change();
 CREATE TRIGGER append_only_all BEFORE TRUNCATE ON booking.booking_events
   FOR EACH STATEMENT EXECUTE FUNCTION booking.refuse_change();
+-- Partitions inherit triggers of rows, not of statements.
+CREATE TRIGGER append_only_all BEFORE TRUNCATE ON booking.booking_events_default
+  FOR EACH STATEMENT EXECUTE FUNCTION booking.refuse_change();
 
 -- Partitions of this month and the next ones; what has none goes to the default partition, and stays there.
 CREATE FUNCTION booking.add_event_partitions(months_ahead int) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET timezone = 'UTC' AS $$
 DECLARE
   first_day timestamptz;
   table_name text;
@@ -119,14 +122,15 @@ DECLARE
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtextextended('turnout:booking:partitions', 0));
   FOR n IN 0 .. least(months_ahead, 24) LOOP
-    first_day := date_trunc('month', now(), 'UTC') + make_interval(months => n);
-    first_day := date_trunc('month', first_day, 'UTC');
-    table_name := 'booking_events_' || to_char(first_day AT TIME ZONE 'UTC', 'YYYYMM');
+    first_day := date_trunc('month', now()) + make_interval(months => n);
+    table_name := 'booking_events_' || to_char(first_day, 'YYYYMM');
     CONTINUE WHEN to_regclass('booking.' || table_name) IS NOT NULL;
     BEGIN
       EXECUTE format('CREATE TABLE booking.%I PARTITION OF booking.booking_events FOR VALUES FROM (%L) TO (%L)',
-        table_name, first_day, date_trunc('month', first_day + interval '32 days', 'UTC'));
+        table_name, first_day, first_day + interval '1 month');
       EXECUTE format('ALTER TABLE booking.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', table_name);
+      EXECUTE format('CREATE TRIGGER append_only_all BEFORE TRUNCATE ON booking.%I'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION booking.refuse_change()', table_name);
       made := made + 1;
     EXCEPTION WHEN check_violation THEN
       RAISE NOTICE 'the default partition holds rows of %; they stay there', table_name;
