@@ -26,6 +26,7 @@ from tests.integration.booking_world import (
     outcome,
     person,
 )
+from turnout_booking import batch
 from turnout_common.events import MessageStatus
 
 
@@ -88,6 +89,28 @@ async def test_what_was_parked_while_its_uid_was_founded_elsewhere_is_linked_lat
     await world.upkeep.link_parked()
     assert (await world.chain(tenant_id))["status"] == "no_show"
     assert await world.outcomes(absent) == ["applied"]
+
+
+async def test_a_full_booking_takes_no_more_and_stops_nobody(
+    world: Booking, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "MOST_ITEMS", 3)
+    replies = [fact(tenant_id, "admin.reply", NOW, "O") for _ in range(3)]
+    await world.one_by_one(booking(tenant_id, "created", "O", NOW), *replies)
+    await world.apply(
+        booking(tenant_id, "created", "other", NOW), fact(tenant_id, "admin.reply", NOW, "late")
+    )
+    await world.apply(fact(tenant_id, "service.completed", NOW, "later"))
+    for parked, founded in (("late", "O"), ("later", "other")):
+        await world.admin.execute("UPDATE booking.parked SET uid = $1 WHERE uid = $2", founded, parked)
+
+    await world.upkeep.link_parked()
+
+    assert await world.outcomes(*replies) == ["applied", "applied", "dead"]
+    full, other = sorted(await world.chains(tenant_id), key=lambda state: state["uid"])
+    assert (full["admin_actions"], other["status"]) == (2, "completed")
+    waiting = await world.admin.fetch("SELECT reason FROM booking.parked WHERE tenant_id = $1", tenant_id)
+    assert [row["reason"] for row in waiting] == ["chain_too_long"]
 
 
 async def test_what_waits_for_72_hours_is_quarantined_as_unlinked(world: Booking, tenant_id: str) -> None:

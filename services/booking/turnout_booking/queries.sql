@@ -121,6 +121,10 @@ WHERE p.quarantined_at IS NULL ORDER BY 1, 2, 3, 4 LIMIT $1
 UPDATE booking.parked SET quarantined_at = $2, reason = 'unlinked'
 WHERE quarantined_at IS NULL AND parked_at <= $1 RETURNING tenant_id
 
+-- name: quarantine_ref
+UPDATE booking.parked SET quarantined_at = $5, reason = 'chain_too_long'
+WHERE (tenant_id, source, uid, seat) = ($1, $2, $3, $4) AND quarantined_at IS NULL
+
 -- name: intents_of_chains
 SELECT intent_id, tenant_id, version, client_id, booking_id, implicit, opening_key, state
 FROM booking.intents WHERE booking_id = ANY ($1::uuid[])

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import asyncpg
 import structlog
 
-from turnout_booking.batch import Task, apply
+from turnout_booking.batch import ChainTooLong, Task, apply
 from turnout_booking.intake import Ref
 from turnout_booking.refold import refold_tenant
 from turnout_booking.tenant_rules import SQL, read_rules
 from turnout_common.clock import Clock
-from turnout_common.postgres import is_transient
+from turnout_common.postgres import Connection, is_transient
 
 log = structlog.get_logger()
 PARKED_FOR = timedelta(hours=72)
@@ -53,10 +53,21 @@ class Upkeep:
 
     async def link_parked(self) -> int:
         """Applies what was parked in the moment in which its uid was founded elsewhere."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._pool.acquire() as connection:
             rows = await connection.fetch(SQL["linkable_parked"], LINK_ROWS)
-            refs = sorted({Ref(*row) for row in rows})
-            applied = await apply(connection, Task(unpark=refs), self._clock.now())
+            return await self._link(connection, sorted({Ref(*row) for row in rows}))
+
+    async def _link(self, connection: Connection, refs: Sequence[Ref]) -> int:
+        """All as one transaction; ref by ref where a chain is full, whose items are then quarantined."""
+        try:
+            async with connection.transaction():
+                applied = await apply(connection, Task(unpark=refs), self._clock.now())
+        except ChainTooLong as error:
+            if len(refs) > 1:
+                return sum([await self._link(connection, [ref]) for ref in refs])
+            await connection.execute(SQL["quarantine_ref"], *refs[0], self._clock.now())
+            log.warning("items are quarantined", tenant_id=refs[0].tenant_id, reason=str(error))
+            return 0
         if applied.events:
             self._after_commit()
         return applied.chains
