@@ -96,7 +96,9 @@ def test_a_channel_keeps_what_is_not_given(database: Database, name: str) -> Non
     ("tenant_id", "options", "words"),
     [
         ("UPPER", {"timezone": "Europe/Berlin"}, "a-z"),
-        ("fine", {"timezone": "Europe/Atlantis"}, "Atlantis"),
+        ("fine", {"timezone": "MSK"}, "'MSK'; they are named as in Europe/Berlin"),
+        ("fine", {"timezone": "europe/berlin"}, "did you mean Europe/Berlin"),
+        ("fine", {"timezone": "Europe"}, "no time zone 'Europe'"),
         ("fine", {"timezone": "Europe/Berlin", "currency": "euro"}, "capital letters"),
     ],
 )
@@ -119,6 +121,15 @@ def test_a_tenant_that_exists_or_does_not_is_told(name: str) -> None:
         tenant.set_channel("nobody", "calcom", secret="x")
     with pytest.raises(CommandError, match="let anyone in"):
         tenant.set_channel(name, "calcom", secret="")
+
+
+def test_a_channel_that_nobody_can_use_yet_is_told(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+
+    tenant.set_channel(name, "telegram", api_token="1:x")
+    assert "no secret yet" in capsys.readouterr().err
+    tenant.set_channel(name, "telegram", secret="s")
+    assert "no secret yet" not in capsys.readouterr().err
 
 
 def test_a_tenant_is_suspended_and_resumed(database: Database, name: str) -> None:
@@ -304,7 +315,7 @@ def test_a_replay_needs_to_know_what() -> None:
         dlq.replay("booking", [987654321])
 
 
-@pytest.mark.parametrize("file", ["inbox.sql", "dlq.sql", "smoke.sql"])
+@pytest.mark.parametrize("file", ["inbox.sql", "dlq.sql", "smoke.sql", "tenant.sql"])
 def test_every_query_prepares_as_the_maintenance_role(database: Database, file: str) -> None:
     async def prepare(connection: asyncpg.Connection) -> None:
         for text in load_queries("turnout_cli", file).values():

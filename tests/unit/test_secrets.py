@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from turnout_cli import compose
+from turnout_cli import compose, secrets_command
 from turnout_cli.compose import compose_stack
 from turnout_cli.errors import CommandError
 from turnout_cli.secrets_command import ADMIN_PASSWORD, MASTER_KEY, add_missing, parse, read_env
@@ -95,3 +95,28 @@ def test_compose_stack_without_secrets_says_what_to_do(
 
     with pytest.raises(CommandError, match=r"run \./turnout secrets first"):
         compose_stack({})
+
+
+def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(CommandError, match="is damaged"):
+        add_missing(file)
+    assert file.read_bytes() == b"\xff\xfe\x00"
+
+
+def test_a_master_key_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets_command, "project_root", lambda: tmp_path)
+    (tmp_path / ".env").write_text(f"{MASTER_KEY}=oops\n")
+
+    with pytest.raises(CommandError, match=f"{MASTER_KEY} in .* is of no use"):
+        secrets_command.secrets()
+
+
+def test_a_port_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "project_root", lambda: tmp_path)
+    add_missing(tmp_path / ".env")
+
+    with pytest.raises(CommandError, match="TURNOUT_COMPOSE_INGEST_PORT is 'abc'"):
+        compose_stack({"TURNOUT_COMPOSE_INGEST_PORT": "abc"})

@@ -113,3 +113,11 @@ def test_the_environment_chooses_the_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TURNOUT_HOME", str(tmp_path / "elsewhere"))
 
     assert Home().folder == tmp_path / "elsewhere"
+
+
+def test_a_damaged_master_key_is_told_with_its_file(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.master_key_file.write_bytes(b"\xff\x00")
+
+    with pytest.raises(StateError, match=r"master\.key cannot be read"):
+        home.master_key()

@@ -50,4 +50,7 @@ def port_variable(name: str) -> str:
 
 
 def _port(values: Mapping[str, str], name: str, usual: int) -> int:
-    return int(values.get(port_variable(name)) or usual)
+    text = values.get(port_variable(name)) or str(usual)
+    if not text.isascii() or not text.isdecimal():
+        raise CommandError(f"{port_variable(name)} is {text!r}, not a port number; look into {ENV_FILE}")
+    return int(text)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 from cyclopts import Parameter
@@ -147,8 +148,13 @@ async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         connection = await asyncpg.connect(
             dsn, timeout=10, server_settings={"application_name": "turnout-cli"}
         )
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        raise CommandError(f"Postgres does not let us in: {error or type(error).__name__}") from error
+    except (OSError, TimeoutError) as error:
+        where = urlsplit(dsn)
+        raise CommandError(
+            f"Postgres does not answer at {where.hostname}:{where.port} ({error or type(error).__name__}); does it run?"
+        ) from error
+    except asyncpg.PostgresError as error:
+        raise CommandError(f"Postgres does not let us in: {error}") from error
     try:
         yield connection
     finally:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from turnout_cli.errors import CommandError
 from turnout_cli.state import DATABASE_ROLES, project_root, write_private
+from turnout_common.security import SecretError, read_master_key
 
 ENV_FILE = ".env"
 MASTER_KEY = "TURNOUT_MASTER_KEY"
@@ -41,6 +42,10 @@ def secrets() -> int:
         _words.print(f"✓ {len(added)} values written to {path}: {', '.join(added)}")
     else:
         _words.print(f"✓ {path} has all values")
+    try:
+        read_master_key(read_env(path)[MASTER_KEY], None)
+    except SecretError as error:
+        raise CommandError(f"{MASTER_KEY} in {path} is of no use: {error}") from error
     return 0
 
 
@@ -75,6 +80,11 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
+    except UnicodeDecodeError as error:
+        raise CommandError(
+            f"{path} is damaged: it is no text any more; put a copy of it back. Without its {MASTER_KEY} the data "
+            "of compose does not open; where there is none yet, delete it and run ./turnout secrets"
+        ) from error
     except OSError as error:
         raise CommandError(
             f"{path} cannot be read ({error.strerror}); run as the user that owns it"

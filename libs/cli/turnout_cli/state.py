@@ -175,7 +175,13 @@ class Home:
         """32 random bytes in base64, made on the first call."""
         if not self.master_key_file.exists():
             write_private(self.master_key_file, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
-        return self.master_key_file.read_text().strip()
+        try:
+            return self.master_key_file.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise StateError(
+                f"{self.master_key_file} cannot be read ({error}); put the right one back, or, to begin anew "
+                f"without the data, delete {self.folder}"
+            ) from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfoNotFoundError
+from zoneinfo import available_timezones
 
 import asyncpg
 from cyclopts import App, Parameter
@@ -12,6 +13,7 @@ from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.output import Json, print_json, print_table, say
 from turnout_common import tenants
+from turnout_common.postgres import load_queries
 
 app = App(name="tenant", help="Tenants: create, configure, list, suspend, resume.")
 channels = App(name="channel", help="Channels of a tenant.")
@@ -21,6 +23,7 @@ app.command(tokens)
 
 ChannelName = Literal["calcom", "telegram", "whatsapp", "instagram", "vk", "max", "events"]
 Scope = Literal["owner", "staff", "operator"]
+SQL = load_queries("turnout_cli", "tenant.sql")
 RELOAD = "services read it within 30 s"
 
 
@@ -47,12 +50,23 @@ def create(
     locale
         Language of messages where a client's own is not known.
     """
+    _require_zone(timezone)
     run(_create(tenant_id, timezone, currency, locale, target))
     if as_json:
         print_json({"tenant_id": tenant_id, "timezone": timezone, "currency": currency, "locale": locale})
     say(f"✓ tenant {tenant_id} created; {RELOAD}")
     say(f"  next: ./turnout tenant channel set {tenant_id} calcom --secret …")
     return 0
+
+
+def _require_zone(name: str) -> None:
+    known = available_timezones()
+    if name not in known:
+        by_lower_case = {zone.lower(): zone for zone in sorted(known)}
+        cities = [zone for zone in by_lower_case if zone.rpartition("/")[2] == name.lower()]
+        near = cities or get_close_matches(name.lower(), by_lower_case, 1, cutoff=0.8)
+        advice = f"did you mean {by_lower_case[near[0]]}?" if near else "they are named as in Europe/Berlin"
+        raise CommandError(f"there is no time zone {name!r}; {advice}")
 
 
 async def _create(tenant_id: str, timezone: str, currency: str, locale: str, target: TargetOption) -> None:
@@ -62,8 +76,8 @@ async def _create(tenant_id: str, timezone: str, currency: str, locale: str, tar
             await tenants.create_tenant(
                 connection, place.master_key, tenant_id, timezone, currency=currency, locale=locale
             )
-        except (tenants.TenantExists, ZoneInfoNotFoundError, ValueError) as error:
-            raise CommandError(str(error).strip("'\"")) from error
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         except asyncpg.CheckViolationError as error:
             raise CommandError(_refused(tenant_id, currency, error)) from error
 
@@ -95,8 +109,10 @@ def set_channel(
     routing_id
         The provider's id of this account (phone_number_id, entry.id, group_id), for apps with one callback for all.
     """
-    run(_set_channel(tenant_id, channel, secret, api_token, routing_id, target))
+    has_secret = run(_set_channel(tenant_id, channel, secret, api_token, routing_id, target))
     say(f"✓ channel {channel} of {tenant_id} set; {RELOAD}")
+    if not has_secret:
+        say("– it has no secret yet: all its webhooks are answered 401 until one is set by --secret")
     return 0
 
 
@@ -107,7 +123,8 @@ async def _set_channel(
     api_token: str | None,
     routing_id: str | None,
     target: TargetOption,
-) -> None:
+) -> bool:
+    """Whether the channel has a secret now."""
     place = resolve(target)
     if secret == "" or api_token == "" or routing_id == "":
         raise CommandError("an empty value cannot be set: it would let anyone in")
@@ -126,6 +143,7 @@ async def _set_channel(
             raise CommandError(str(error)) from error
         except asyncpg.UniqueViolationError as error:
             raise CommandError(f"routing id {routing_id!r} of {channel} belongs to another tenant") from error
+        return bool(await connection.fetchval(SQL["has_secret"], tenant_id, channel))
 
 
 @app.command(name="list")
