@@ -21,6 +21,7 @@ from tests.integration.probe import running, until
 from tests.webhook_fixtures import body_of, delivered
 from turnout_cli.webhooks import Webhook, calcom, signed_headers
 from turnout_common.clock import Clock, SystemClock
+from turnout_common.http_protocol import HTTP_OPTIONS
 from turnout_common.ids import new_id
 from turnout_common.postgres import connect, create_pool
 from turnout_common.relay import Relay
@@ -130,7 +131,7 @@ async def ingest(
 @contextlib.asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """The application on a free port of this machine; its URL."""
-    server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off"))
+    server = Server(uvicorn.Config(app, port=0, **HTTP_OPTIONS))
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: _started(server), "the server to listen")

@@ -16,6 +16,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from turnout_common.http_protocol import HTTP_OPTIONS
 from turnout_common.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -45,13 +46,10 @@ async def serve(
 ) -> int:
     """Serves until a signal or until a loop fails; gives the exit status."""
     options: dict[str, Any] = {
+        **HTTP_OPTIONS,
         "host": settings.http_host,
         "port": settings.http_port,
-        "log_config": None,
-        "access_log": False,
         "timeout_graceful_shutdown": 10,
-        "lifespan": "off",
-        "server_header": False,
     } | uvicorn_options
     server = _Server(uvicorn.Config(app, **options))
     gc.freeze()  # what was imported lives for ever; the collector need not walk it
