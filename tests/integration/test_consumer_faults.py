@@ -120,16 +120,16 @@ async def test_fault_of_the_schema_is_no_fault_of_a_record_and_dead_letters_none
 async def test_batch_that_is_too_much_for_one_transaction_is_done_in_parts(
     probe: Probe, database: Database
 ) -> None:
-    records = [record_of(probe, "salon", number) for number in range(16)]
-    probe.seconds_each = 0.15
+    records = [record_of(probe, "salon", number) for number in range(4)]
+    probe.seconds_each = 0.35
     await limit_transactions(database, "1s")
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             await probe.consumer.process(records)
     finally:
         await limit_transactions(database, "30s")
 
-    assert max(probe.batches) == 16
+    assert max(probe.batches) == 4
     ids = [from_headers(record.headers).id for record in records]
     assert await probe.applied(ids) == dict.fromkeys(ids, "applied")
     assert await probe.dead() == []
