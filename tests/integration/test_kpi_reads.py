@@ -152,6 +152,29 @@ async def test_a_settled_day_is_read_from_its_cell(database: Database, pool: asy
     assert from_cells >= from_facts + 1000
 
 
+async def test_while_facts_are_made_anew_for_another_zone_no_day_is_read_from_a_cell(
+    database: Database, pool: asyncpg.Pool
+) -> None:
+    salon = await new_salon(database, seed=6, chains=150)
+    zone = ZoneInfo("Pacific/Kiritimati")
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        for table in ("platform.tenants", "rollup.tenant_settings"):
+            await admin.execute(
+                f"UPDATE {table} SET timezone = $2 WHERE tenant_id = $1", salon.tenant_id, zone.key
+            )
+        await admin.execute("INSERT INTO rollup.rebuilds (tenant_id) VALUES ($1)", salon.tenant_id)
+    finally:
+        await admin.close()
+    asked = Asked(TODAY - 60 * DAY, TODAY - 10 * DAY, zone=zone)
+    request = Request(first=asked.first, last=asked.last)
+
+    report = await reads(pool).report(Scope(salon.tenant_id), request)
+
+    assert report.window.zone == zone
+    assert only(report).all_counts() == expected_counts(salon, asked)
+
+
 async def test_staff_add_up_to_the_whole(pool: asyncpg.Pool, salon: Salon) -> None:
     request = Request(first=TODAY - 30 * DAY, last=TODAY)
     whole = only(await reads(pool).report(Scope(salon.tenant_id), request))

@@ -2,8 +2,10 @@
 -- {kind} and {sums} come from the catalogue in kpis.py. Filters are NULL where the caller sets none.
 
 -- name: tenant
-SELECT t.timezone, t.currency, t.demo, t.status, r.timezone AS facts_timezone
-FROM platform.tenants t LEFT JOIN rollup.tenant_settings r USING (tenant_id)
+-- `rebuilding`: the days of some facts, and so the cells, may still be those of another zone.
+SELECT t.timezone, t.currency, t.demo, t.status, r.timezone AS facts_timezone,
+       b.tenant_id IS NOT NULL AND b.finished_at IS NULL AS rebuilding
+FROM platform.tenants t LEFT JOIN rollup.tenant_settings r USING (tenant_id) LEFT JOIN rollup.rebuilds b USING (tenant_id)
 WHERE t.tenant_id = $1
 
 -- name: sums_from_facts

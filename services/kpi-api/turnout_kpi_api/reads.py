@@ -111,6 +111,7 @@ class Reads:
             use_cells = (
                 self._use_cells
                 and zone.key == tenant["timezone"] == tenant["facts_timezone"]
+                and not tenant["rebuilding"]
                 and request.service_id is None
                 and request.channel is None
             )

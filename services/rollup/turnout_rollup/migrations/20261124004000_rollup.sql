@@ -467,8 +467,8 @@ SELECT platform.protect('rollup.' || name, 'turnout_rollup')
 FROM unnest(ARRAY['tenant_settings', 'rebuilds', 'runs', 'chain_facts', 'intent_facts', 'message_facts', 'other_facts', 'chain_days',
   'intent_days', 'message_days', 'other_days', 'day_locks', 'tenant_changes']) AS name;
 SELECT platform.let_tenant_read('rollup.' || name)
-FROM unnest(ARRAY['tenant_settings', 'chain_facts', 'intent_facts', 'message_facts', 'other_facts', 'chain_days', 'intent_days',
-  'message_days', 'other_days', 'tenant_changes']) AS name;
+FROM unnest(ARRAY['tenant_settings', 'rebuilds', 'chain_facts', 'intent_facts', 'message_facts', 'other_facts', 'chain_days',
+  'intent_days', 'message_days', 'other_days', 'tenant_changes']) AS name;
 
 -- The hour, day, ISO week and month that hold `at` in a zone; days of 23 and 25 hours are days like others.
 CREATE FUNCTION rollup.periods(at timestamptz, timezone text)
