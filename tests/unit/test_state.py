@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -43,6 +44,33 @@ def test_what_is_saved_is_loaded_again(home: Home) -> None:
     home.save(state)
 
     assert home.load() == state
+
+
+def test_a_copy_of_a_running_home_does_not_own_the_processes_of_the_original(home: Home) -> None:
+    home.save(
+        State(
+            ports={"kafka": 9092},
+            supervisor=ProcessMark.of(os.getpid()),
+            phase="ready",
+            processes={"ingest": ProcessRecord("ready", 0, ProcessMark.of(os.getpid()))},
+        )
+    )
+    assert home.load().alive
+    copy = Home(home.folder.with_name("copy"))
+    shutil.copytree(home.folder, copy.folder)
+
+    copied = copy.load()
+
+    assert (copied.alive, copied.phase, copied.processes) == (False, "stopped", {})
+    assert copied.ports == {"kafka": 9092}
+
+
+def test_a_moved_home_is_the_same_home(home: Home) -> None:
+    home.save(State(supervisor=ProcessMark.of(os.getpid()), phase="ready"))
+
+    moved = Home(home.folder.rename(home.folder.with_name("moved")))
+
+    assert moved.load().alive
 
 
 def test_a_home_without_a_state_file_is_a_new_home(home: Home) -> None:

@@ -13,7 +13,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -88,6 +88,8 @@ class State:
     supervisor: ProcessMark | None = None
     phase: Phase = "stopped"
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
+    folder: str | None = None
+    """The folder that this was written in, as the file system knows it: moving it changes nothing, copying does."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -159,7 +161,7 @@ class Home:
 
     def load(self) -> State:
         try:
-            return State.from_json(self.state_file.read_text())
+            return self._ours(State.from_json(self.state_file.read_text()))
         except FileNotFoundError:
             return State()
         except PermissionError as error:
@@ -167,8 +169,20 @@ class Home:
         except (ValueError, TypeError, KeyError) as error:
             raise StateError(f"{self.state_file} is not readable ({error}); restore or delete it") from error
 
+    def _ours(self, state: State) -> State:
+        """In a copy of a home, the processes are those of the original: not ours to show, and not ours to end."""
+        if state.folder in (None, self._identity):
+            return state
+        return replace(state, supervisor=None, phase="stopped", processes={})
+
+    @property
+    def _identity(self) -> str:
+        info = self.folder.stat()
+        return f"{info.st_dev}:{info.st_ino}"
+
     def save(self, state: State) -> None:
         """Replace state.json in one step; nobody else may read it."""
+        state.folder = self._identity
         write_private(self.state_file, state.to_json())
 
     def master_key(self) -> str:
