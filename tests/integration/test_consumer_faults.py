@@ -15,6 +15,7 @@ from tests.integration.probe import add_probe_schema, consent, envelope_of, publ
 from turnout_common.dead_letters import POISON_ROW, PoisonFlood, Raw
 from turnout_common.events.envelope import from_headers
 from turnout_common.kafka import create_producer
+from turnout_common.postgres import is_ours, is_transient
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,11 +124,13 @@ async def test_batch_that_is_too_much_for_one_transaction_is_done_in_parts(
     records = [record_of(probe, "salon", number) for number in range(4)]
     probe.seconds_each = 0.35
     await limit_transactions(database, "1s")
+    await probe.pool.expire_connections()
     try:
         async with asyncio.timeout(60):
             await probe.consumer.process(records)
     finally:
         await limit_transactions(database, "30s")
+        await probe.pool.expire_connections()
 
     assert max(probe.batches) == 4
     ids = [from_headers(record.headers).id for record in records]
@@ -162,14 +165,10 @@ def record_of(probe: Probe, tenant_id: str, offset: int) -> Raw:
 
 
 async def limit_transactions(database: Database, limit: str) -> None:
-    """For connections that are opened from now on; those that are open end."""
+    """For connections that are opened from now on; none of those that are open."""
     admin = await asyncpg.connect(database.admin_dsn)
     await admin.execute(
         f"ALTER ROLE turnout_booking IN DATABASE \"{database.name}\" SET transaction_timeout = '{limit}'"
-    )
-    await admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE usename = 'turnout_booking' AND datname = current_database()"
     )
     await admin.close()
 
@@ -180,3 +179,23 @@ async def test_error_without_words_is_dead_lettered_as_any_other(probe: Probe) -
     await probe.consumer.process([record_of(probe, "salon", 1)])
 
     assert [row["reason"] for row in await probe.dead()] == ["ValueError: "]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"),
+        asyncpg.InvalidCachedStatementError("cached statement plan is invalid"),
+        asyncpg.OutdatedSchemaCacheError("cache"),
+        asyncpg.InterfaceError("connection is closed"),
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        asyncpg.TransactionTimeoutError("terminating connection due to transaction timeout"),
+        asyncpg.LockNotAvailableError("lock timeout"),
+        asyncpg.DiskFullError("no space left on device"),
+        TimeoutError(),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_what_goes_away_by_itself_is_no_fault_of_a_record(fault: Exception) -> None:
+    assert is_transient(fault)
+    assert not is_ours(fault)

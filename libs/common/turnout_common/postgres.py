@@ -20,6 +20,9 @@ Connection = asyncpg.Connection | PoolConnectionProxy
 _NAME = re.compile(r"^-- name: ([a-z][a-z0-9_]*)\s*$", re.MULTILINE)
 _KEEPALIVE = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 
+#: What the driver raises by itself; the second as on a connection that was terminated while it was handed out.
+DRIVER_FAULTS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 _TRANSIENT: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -34,10 +37,9 @@ _TRANSIENT: tuple[type[BaseException], ...] = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TransactionTimeoutError,
     asyncpg.PostgresSystemError,
-    asyncpg.InterfaceError,
+    *DRIVER_FAULTS,
     # A migration that ran beside us: the driver forgets its plans and the next try makes new ones.
     asyncpg.InvalidCachedStatementError,
-    asyncpg.OutdatedSchemaCacheError,
 )
 
 #: A table, column or grant that is not there, or a fault of the server: no record is to blame for it.

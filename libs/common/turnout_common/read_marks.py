@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 
 from turnout_common import metrics
 from turnout_common.clock import Clock, SystemClock
-from turnout_common.postgres import Connection, connect, load_queries
+from turnout_common.postgres import DRIVER_FAULTS, Connection, connect, load_queries
 from turnout_common.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -83,7 +83,7 @@ class ReadMarks:
                 OSError,
                 TimeoutError,
                 asyncpg.PostgresError,
-                asyncpg.InterfaceError,
+                *DRIVER_FAULTS,
             ) as error:
                 self._moved_at = monotonic()  # while database or broker do not answer nobody can move
                 log.debug("read marks wait", topic=self._topic, error=repr(error)[:200])

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from turnout_common import metrics
-from turnout_common.postgres import Connection, load_queries
+from turnout_common.postgres import DRIVER_FAULTS, Connection, load_queries
 from turnout_common.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class RecoveryCheck:
             await asyncio.sleep(self._settings.recovery_interval_seconds * random.uniform(0.9, 1.1))
             try:
                 await self.check()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (OSError, TimeoutError, asyncpg.PostgresError, *DRIVER_FAULTS) as error:
                 log.warning("recovery check waits", error=repr(error)[:300])
 
     async def check(self) -> int:
