@@ -82,6 +82,14 @@ PLANTED: dict[str, tuple[str, dict[str, tuple[object, object]]]] = {
         "UPDATE rollup.other_facts SET rating = 1 WHERE tenant_id = $1 AND rating = 4",
         {"rating": (4, 1)},
     ),
+    "what a message does not have": (
+        "UPDATE rollup.message_facts SET staff_id = 'ann', service_id = 'cut' WHERE tenant_id = $1",
+        {"staff_id": ("", "ann"), "service_id": ("", "cut")},
+    ),
+    "what a rating does not have": (
+        "UPDATE rollup.other_facts SET service_id = 'cut' WHERE tenant_id = $1",
+        {"service_id": ("", "cut")},
+    ),
     "a cell's sum": (
         "UPDATE rollup.chain_days SET net = net + 1 WHERE tenant_id = $1 AND net = 5000",
         {"net": (5000, 5001)},
@@ -164,6 +172,23 @@ async def test_fact_that_the_log_does_not_know_is_drift_and_rebuild_drops_it_wit
     assert await rebuild(maintenance, tenant_id) == 4
     assert (await verify(maintenance, tenant_id)).ok
     assert await rollup.cells("chain", tenant_id) == {}
+
+
+async def test_fact_at_a_version_that_the_log_does_not_have_is_drift_and_rebuild_makes_it_the_logs(
+    rollup: Rollup, maintenance: asyncpg.Connection, salon: list[Event]
+) -> None:
+    tenant_id = salon[0].tenant_id
+    tables = [f"{kind}_facts" for kind in ("chain", "intent", "message", "other")]
+    for table in tables:
+        await rollup.admin.execute(
+            f"UPDATE rollup.{table} SET version = version + 7 WHERE tenant_id = $1", tenant_id
+        )
+
+    report = await report_of(maintenance, salon)
+
+    assert len([drift for drift in report.drift if drift.id and drift.fields is None]) == 7
+    assert await rebuild(maintenance, tenant_id) == 7
+    assert (await report_of(maintenance, salon)).ok
 
 
 async def test_cell_without_facts_is_drift_and_rebuild_drops_it(

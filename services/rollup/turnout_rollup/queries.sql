@@ -131,7 +131,7 @@ SELECT * FROM unnest(
 ORDER BY tenant_id, message_id
 ON CONFLICT (tenant_id, message_id) DO UPDATE SET (
   version, day, channel, status, queue, template, gives_receipts, booking_id, client_id, start_at, first_attempt_at,
-  accepted_at, delivered_at, read_at, failed_at, attempts, reason
+  accepted_at, delivered_at, read_at, failed_at, attempts, reason, staff_id, service_id
 ) = (
   excluded.version, excluded.day, excluded.channel, excluded.status, excluded.queue, excluded.template,
   excluded.gives_receipts, excluded.booking_id, excluded.client_id, excluded.start_at, excluded.first_attempt_at,
@@ -161,7 +161,7 @@ ON CONFLICT (tenant_id, fact_id) DO UPDATE SET (
   excluded.version, excluded.day, excluded.staff_id, excluded.channel, excluded.fact, excluded.at, excluded.clock_at,
   excluded.subject_id, excluded.booking_id, excluded.start_at, excluded.end_at, excluded.break_minutes,
   excluded.rating, excluded.expected, excluded.counted, excluded.quantity, excluded.gross_minor,
-  excluded.discount_minor, excluded.currency, excluded.own_currency
+  excluded.discount_minor, excluded.currency, excluded.own_currency, excluded.service_id
 )
 WHERE f.version < excluded.version OR ($23 AND f.version = excluded.version AND f.* IS DISTINCT FROM excluded.*)
 RETURNING new.tenant_id, old.day AS old_day, new.day AS new_day

@@ -75,14 +75,15 @@ async def rebuild_page(connection: Connection, tenant_id: str) -> bool:
 
 async def remake(connection: Connection, tenant_id: str, kind: str, ids: Sequence[UUID], rules: Rules) -> int:
     """Makes the facts of these entities what the log says, in the open transaction; how many were not."""
+    dropped = await connection.fetch(SQL[f"drop_unknown_{kind}_facts"], tenant_id, ids)
     heads = await connection.fetch(SQL[f"{kind}_heads"], tenant_id, ids)
     facts = [_fact(tenant_id, kind, head, rules) for head in heads]
     written = await upsert_facts(connection, kind, facts, mend=True)
-    dropped = await connection.fetch(SQL[f"drop_unknown_{kind}_facts"], tenant_id, ids)
     dropped_days = {(tenant_id, row["day"]) for row in dropped if row["day"]}
     await sum_days(connection, kind, written.days | dropped_days)
     await count_changes(connection, [tenant_id] if written.rows or dropped else [])
-    return written.rows + len(dropped)
+    unknown = {row["id"] for row in dropped} - {head["id"] for head in heads}
+    return written.rows + len(unknown)
 
 
 async def _sum_all_days(connection: Connection, tenant_id: str) -> None:

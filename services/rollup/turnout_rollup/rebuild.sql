@@ -33,10 +33,14 @@ FROM booking.truth t WHERE t.tenant_id = $1 AND t.entity_kind = 'chain' AND t.en
 ORDER BY t.entity_id, t.version DESC
 
 -- name: drop_unknown_chain_facts
+-- Of entities and of versions that the log does not have; what a consumer brings this moment is made again after it.
 DELETE FROM rollup.chain_facts f
 WHERE f.tenant_id = $1 AND f.booking_id = ANY ($2::uuid[])
-  AND NOT EXISTS (SELECT FROM booking.truth t WHERE t.tenant_id = $1 AND t.entity_kind = 'chain' AND t.entity_id = f.booking_id)
-RETURNING f.day
+  AND NOT EXISTS (
+    SELECT FROM booking.truth t
+    WHERE t.tenant_id = $1 AND t.entity_kind = 'chain' AND t.entity_id = f.booking_id AND t.version = f.version
+  )
+RETURNING f.booking_id AS id, f.day
 
 -- name: chain_days
 SELECT day FROM rollup.chain_facts WHERE tenant_id = $1 AND day IS NOT NULL
@@ -55,10 +59,14 @@ FROM booking.truth t WHERE t.tenant_id = $1 AND t.entity_kind = 'intent' AND t.e
 ORDER BY t.entity_id, t.version DESC
 
 -- name: drop_unknown_intent_facts
+-- Of entities and of versions that the log does not have; what a consumer brings this moment is made again after it.
 DELETE FROM rollup.intent_facts f
 WHERE f.tenant_id = $1 AND f.intent_id = ANY ($2::uuid[])
-  AND NOT EXISTS (SELECT FROM booking.truth t WHERE t.tenant_id = $1 AND t.entity_kind = 'intent' AND t.entity_id = f.intent_id)
-RETURNING f.day
+  AND NOT EXISTS (
+    SELECT FROM booking.truth t
+    WHERE t.tenant_id = $1 AND t.entity_kind = 'intent' AND t.entity_id = f.intent_id AND t.version = f.version
+  )
+RETURNING f.intent_id AS id, f.day
 
 -- name: intent_days
 SELECT day FROM rollup.intent_facts WHERE tenant_id = $1 AND day IS NOT NULL
@@ -77,10 +85,14 @@ FROM booking.truth t WHERE t.tenant_id = $1 AND t.entity_kind = 'fact' AND t.ent
 ORDER BY t.entity_id, t.version DESC
 
 -- name: drop_unknown_other_facts
+-- Of entities and of versions that the log does not have; what a consumer brings this moment is made again after it.
 DELETE FROM rollup.other_facts f
 WHERE f.tenant_id = $1 AND f.fact_id = ANY ($2::uuid[])
-  AND NOT EXISTS (SELECT FROM booking.truth t WHERE t.tenant_id = $1 AND t.entity_kind = 'fact' AND t.entity_id = f.fact_id)
-RETURNING f.day
+  AND NOT EXISTS (
+    SELECT FROM booking.truth t
+    WHERE t.tenant_id = $1 AND t.entity_kind = 'fact' AND t.entity_id = f.fact_id AND t.version = f.version
+  )
+RETURNING f.fact_id AS id, f.day
 
 -- name: other_days
 SELECT day FROM rollup.other_facts WHERE tenant_id = $1 AND day IS NOT NULL
@@ -101,8 +113,10 @@ ORDER BY t.message_id, t.version DESC
 -- name: drop_unknown_message_facts
 DELETE FROM rollup.message_facts f
 WHERE f.tenant_id = $1 AND f.message_id = ANY ($2::uuid[])
-  AND NOT EXISTS (SELECT FROM sender.truth t WHERE t.tenant_id = $1 AND t.message_id = f.message_id)
-RETURNING f.day
+  AND NOT EXISTS (
+    SELECT FROM sender.truth t WHERE t.tenant_id = $1 AND t.message_id = f.message_id AND t.version = f.version
+  )
+RETURNING f.message_id AS id, f.day
 
 -- name: message_days
 SELECT day FROM rollup.message_facts WHERE tenant_id = $1 AND day IS NOT NULL
