@@ -136,7 +136,7 @@ ON CONFLICT (tenant_id, message_id) DO UPDATE SET (
   excluded.version, excluded.day, excluded.channel, excluded.status, excluded.queue, excluded.template,
   excluded.gives_receipts, excluded.booking_id, excluded.client_id, excluded.start_at, excluded.first_attempt_at,
   excluded.accepted_at, excluded.delivered_at, excluded.read_at, excluded.failed_at, excluded.attempts,
-  excluded.reason
+  excluded.reason, excluded.staff_id, excluded.service_id
 )
 WHERE f.version < excluded.version OR ($20 AND f.version = excluded.version AND f.* IS DISTINCT FROM excluded.*)
 RETURNING new.tenant_id, old.day AS old_day, new.day AS new_day
@@ -156,7 +156,7 @@ SELECT * FROM unnest(
 ORDER BY tenant_id, fact_id
 ON CONFLICT (tenant_id, fact_id) DO UPDATE SET (
   version, day, staff_id, channel, fact, at, clock_at, subject_id, booking_id, start_at, end_at, break_minutes,
-  rating, expected, counted, quantity, gross_minor, discount_minor, currency, own_currency
+  rating, expected, counted, quantity, gross_minor, discount_minor, currency, own_currency, service_id
 ) = (
   excluded.version, excluded.day, excluded.staff_id, excluded.channel, excluded.fact, excluded.at, excluded.clock_at,
   excluded.subject_id, excluded.booking_id, excluded.start_at, excluded.end_at, excluded.break_minutes,
