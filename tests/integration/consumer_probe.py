@@ -31,6 +31,7 @@ class Probe:
         self.poison: set[UUID] = set()
         self.transient_failures = 0
         self.fault: Exception | None = None
+        self.faults_in_turn: list[Exception | None] = []
         self.seconds_each = 0.0
         self.batches: list[int] = []
         self.consumer: BatchConsumer
@@ -42,6 +43,8 @@ class Probe:
         if self.transient_failures:
             self.transient_failures -= 1
             raise asyncpg.DeadlockDetectedError("planted")
+        if self.faults_in_turn and (planned := self.faults_in_turn.pop(0)) is not None:
+            raise planned
         if self.fault is not None:
             raise self.fault
         if self.seconds_each:

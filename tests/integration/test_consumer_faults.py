@@ -12,10 +12,14 @@ from aiokafka import ConsumerRecord
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.consumer_probe import Probe, dead, has, start_probe
 from tests.integration.probe import add_probe_schema, consent, envelope_of, publish, until
+from turnout_common import metrics
 from turnout_common.dead_letters import POISON_ROW, PoisonFlood, Raw
 from turnout_common.events.envelope import from_headers
 from turnout_common.kafka import create_producer
 from turnout_common.postgres import is_ours, is_transient
+
+#: One that no consumer here has, so that none marks it as idle.
+PARTITION = 7
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,6 +122,71 @@ async def test_fault_of_the_schema_is_no_fault_of_a_record_and_dead_letters_none
     assert len(await probe.effects()) >= 5
 
 
+async def test_batch_that_was_not_applied_is_not_committed_to_kafka_and_nothing_after_it_is_read(
+    database: Database, infrastructure: Infrastructure
+) -> None:
+    prefix = f"fatal.{consent().item_id.hex[-12:]}."
+    first, second = consent(), consent()
+    async with start_probe(database, infrastructure, prefix) as probe:
+        probe.fault = asyncpg.UndefinedTableError("migration missing")
+        await publish(probe.kafka, probe.topic, first)
+        await until(lambda: stopped(probe), "the consumer to stop")
+        probe.fault = None
+        await publish(probe.kafka, probe.topic, second)
+        reading = probe.consumer._subscriber.consumer
+        for _ in range(20):
+            assert [await reading.committed(tp) for tp in reading.assignment()] == [None, None]
+            assert not await has(probe, second.item_id)
+            await asyncio.sleep(0.1)
+    async with start_probe(database, infrastructure, prefix, create=False) as probe:
+        await until(lambda: has(probe, first.item_id), "the record that stopped the consumer")
+        await until(lambda: has(probe, second.item_id), "the record behind it")
+
+
+async def test_two_consumers_with_the_same_records_in_opposite_order_do_not_deadlock(probe: Probe) -> None:
+    records = [record_of(probe, "salon", number) for number in range(40)]
+    records.sort(key=lambda record: from_headers(record.headers).id)
+    middle = from_headers(records[20].headers).id
+    retries = metrics.BATCH_RETRIES.labels("in")._value.get()
+    async with probe.pool.acquire() as connection:
+        holding = connection.transaction()
+        await holding.start()
+        await connection.execute("INSERT INTO probe.applied (record_id) VALUES ($1)", middle)
+        both = [
+            asyncio.create_task(probe.consumer.process(batch)) for batch in (records, list(reversed(records)))
+        ]
+        await until(lambda: blocked(probe, 2), "both to wait for a lock")
+        await holding.rollback()
+    await asyncio.gather(*both)
+
+    assert metrics.BATCH_RETRIES.labels("in")._value.get() == retries
+    assert len(await probe.effects()) >= 40
+
+
+async def stopped(probe: Probe) -> bool:
+    return probe.consumer.fatal.done()
+
+
+async def blocked(probe: Probe, count: int) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return int(await probe.pool.fetchval(waiting)) == count
+
+
+async def test_partition_is_marked_as_read_with_the_last_part_of_its_batch_only(probe: Probe) -> None:
+    own_partition = PARTITION + 1
+    records = [record_of(probe, "salon", number, own_partition) for number in range(4)]
+    probe.faults_in_turn = [ValueError("halve it"), None, asyncpg.UndefinedTableError("stop")]
+
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await probe.consumer.process(records)
+
+    assert len(await probe.effects()) >= 2
+    marked = "SELECT count(*) FROM probe.read_marks WHERE partition = $1 AND read_until < '2024-01-01'"
+    assert await probe.pool.fetchval(marked, own_partition) == 0
+    await probe.consumer.process(records)
+    assert await probe.pool.fetchval(marked, own_partition) == 1
+
+
 async def test_batch_that_is_too_much_for_one_transaction_is_done_in_parts(
     probe: Probe, database: Database
 ) -> None:
@@ -138,6 +207,27 @@ async def test_batch_that_is_too_much_for_one_transaction_is_done_in_parts(
     assert await probe.dead() == []
 
 
+async def test_dead_letter_that_is_replayed_twice_takes_effect_once(probe: Probe) -> None:
+    item = consent()
+    probe.poison = {item.item_id}
+    await publish(probe.kafka, probe.topic, item)
+    await until(lambda: dead(probe, 1), "the dead letter")
+    probe.poison = set()
+    request = (
+        "UPDATE probe.dead_letters SET replay_requested_at = now(), replayed_at = NULL WHERE record_id = $1"
+    )
+    for _ in range(2):
+        await probe.pool.execute(request, item.item_id)
+        await until(lambda: replayed(probe), "the replay")
+
+    assert (await probe.effects()).count(item.item_id) == 1
+    assert await probe.applied([item.item_id]) == {item.item_id: "applied"}
+
+
+async def replayed(probe: Probe) -> bool:
+    return all(row["replayed_at"] is not None for row in await probe.dead())
+
+
 async def test_replay_of_many_records_that_are_still_bad_does_not_stop_the_consumer(probe: Probe) -> None:
     probe.fault = ValueError("poison")
     for number in range(120):
@@ -156,11 +246,11 @@ async def test_replay_of_many_records_that_are_still_bad_does_not_stop_the_consu
     assert not probe.running.done()
 
 
-def record_of(probe: Probe, tenant_id: str, offset: int) -> Raw:
+def record_of(probe: Probe, tenant_id: str, offset: int, partition: int = PARTITION) -> Raw:
     item = consent(tenant_id)
     value = item.model_dump_json().encode()
     return ConsumerRecord(
-        probe.topic, 0, offset, 1_700_000_000_000, 0, b"k", value, None, 1, len(value), tuple(envelope_of(item).headers())
+        probe.topic, partition, offset, 1_700_000_000_000, 0, b"k", value, None, 1, len(value), tuple(envelope_of(item).headers())
     )  # fmt: skip
 
 

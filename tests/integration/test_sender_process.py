@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator
+from time import monotonic
 
 import pytest
 
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import read_all, until
 from tests.integration.sender_world import SenderProcess, World, envelope_of, sender_world
+from tests.integration.wire import Wire, wire_to
 from turnout_common.events import MessageEvent, MessagePlanned
 from turnout_common.events.envelope import from_headers, parse_event
 
@@ -171,3 +173,19 @@ async def test_no_log_line_holds_a_token_a_chat_or_a_text(world: World) -> None:
     assert "message sent" in logged and "message not sent" in logged
     for secret in (salon.token, salon.token.split(":")[1], booked.chat_id, cut.chat_id, away.chat_id, text):
         assert secret not in logged
+
+
+async def test_stop_ends_though_postgres_hears_and_does_not_answer(world: World, database: Database) -> None:
+    async with wire_to(database.dsn("sender")) as wire:
+        through = {"TURNOUT_POSTGRES_DSN": wire.through(database.dsn("sender")), "TURNOUT_STOP_SECONDS": "3"}
+        async with world.process(**through) as sender:
+            wire.freeze()
+            await until(lambda: _holds_an_answer_back(wire), "a question without an answer")
+            stopped = monotonic()
+        assert monotonic() - stopped < 20
+
+    assert "the stop takes too long" in sender.output[-1]
+
+
+async def _holds_an_answer_back(wire: Wire) -> bool:
+    return wire.held > 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,7 +55,9 @@ async def serve(
     } | uvicorn_options
     server = _Server(uvicorn.Config(app, **options))
     gc.freeze()  # what was imported lives for ever; the collector need not walk it
-    gc.set_threshold(20_000, 20, 50)  # a batch makes tens of thousands of objects and no cycles: measured, a quarter
+    gc.set_threshold(
+        20_000, 20, 50
+    )  # a batch makes tens of thousands of objects and no cycles: measured, a quarter
     serving = asyncio.create_task(server.serve(), name="http")
     tasks = {asyncio.create_task(loop, name=name) for name, loop in loops.items()}
     done, _ = await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -65,7 +69,19 @@ async def serve(
         )
     server.should_exit = True
     await asyncio.wait({serving})
+    status = 1 if failed or serving.exception() else 0
+    asyncio.get_running_loop().call_later(settings.stop_seconds, _end, status)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return 1 if failed or serving.exception() else 0
+    return status
+
+
+def _end(status: int) -> None:
+    """A server that hears us and does not answer holds whoever asked it, and they hold the process.
+
+    To end all the same is safe: everything here stands being killed at any moment.
+    """
+    log.error("the stop takes too long, the process ends without it")
+    sys.stderr.flush()
+    os._exit(status)

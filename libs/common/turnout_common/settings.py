@@ -58,6 +58,9 @@ class ServiceSettings(BaseSettings):
     stall_exit_seconds: float = Field(
         120.0, gt=0, description="Exit when lag grows and the position stands still for this long."
     )
+    stop_seconds: float = Field(
+        20.0, gt=0, description="A stop that has not ended by then is ended: nothing of ours needs it."
+    )
 
     @property
     def production(self) -> bool:
