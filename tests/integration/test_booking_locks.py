@@ -62,9 +62,11 @@ async def test_a_booking_waits_for_what_its_client_says_at_the_same_time(
         booked = asyncio.create_task(
             second.apply(booking(tenant_id, "created", "O", NOW, contact=person("+491")))
         )
-        await until_blocked(world, 1)
-        may_commit.set()
-        await asyncio.gather(said, booked)
+        try:
+            await until_blocked(world, 1)
+        finally:
+            may_commit.set()
+            await asyncio.gather(said, booked)
 
     _, answered = await world.intents(tenant_id)
     assert answered["booking_id"] == (await world.chain(tenant_id))["booking_id"]
