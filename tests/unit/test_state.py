@@ -149,3 +149,14 @@ def test_a_damaged_master_key_is_told_with_its_file(tmp_path: Path) -> None:
 
     with pytest.raises(StateError, match=r"master\.key cannot be read"):
         home.master_key()
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="root alone may write another user's home"
+)
+def test_root_leaves_another_users_home_alone(home: Home) -> None:
+    home.save(State())
+    os.chown(home.state_file, 4242, 4242)
+
+    with pytest.raises(StateError, match="belongs to another user"):
+        home.create()

@@ -147,6 +147,7 @@ class Home:
 
     def create(self) -> None:
         """Make the folder, or say in words why it cannot be."""
+        self._require_own()
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o711)  # under root, Postgres runs as another user and passes through here
@@ -158,6 +159,17 @@ class Home:
                 f"{self.folder} cannot be written ({error.strerror}); "
                 "set TURNOUT_HOME to a folder of yours, or give this one to your user"
             ) from error
+
+    def _require_own(self) -> None:
+        """Root could write another user's home, and then neither of the two could use it."""
+        if sys.platform == "win32" or not self.state_file.exists():
+            return
+        owner = self.state_file.stat().st_uid
+        if owner != os.geteuid():
+            raise StateError(
+                f"{self.folder} belongs to another user (id {owner}); run as that user, without sudo, "
+                "or set TURNOUT_HOME to a folder of yours"
+            )
 
     def load(self) -> State:
         try:
