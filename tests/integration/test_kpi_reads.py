@@ -19,7 +19,7 @@ from turnout_common.clock import FixedClock
 from turnout_common.postgres import create_pool
 from turnout_common.tenants import create_tenant
 from turnout_kpi_api.auth import Scope
-from turnout_kpi_api.kpis import METRICS, Figures
+from turnout_kpi_api.kpis import COUNTS, METRICS, Figures, Source
 from turnout_kpi_api.period import Period
 from turnout_kpi_api.reads import FROM_CELLS, FROM_FACTS, SQL, Reads, Report, Request
 
@@ -196,6 +196,17 @@ async def test_staff_add_up_to_the_whole(pool: asyncpg.Pool, salon: Salon) -> No
         assert sum(figures.counts[name] for figures in report.figures.values()) == whole.counts[name], name
     anna = expected_counts(salon, Asked(TODAY - 30 * DAY, TODAY, staff_id="anna"))
     assert report.figures["anna"].all_counts() == anna
+
+
+async def test_a_member_of_staff_is_confined_by_the_database_too(pool: asyncpg.Pool, salon: Salon) -> None:
+    """Even where a query forgets its filter: here the scope has none."""
+    asked = Asked(TODAY - 30 * DAY, TODAY, staff_id="anna")
+    forgotten = Scope(salon.tenant_id, None, own_staff_id="anna")
+
+    report = await reads(pool).report(forgotten, Request(first=asked.first, last=asked.last))
+
+    clients = {count.name for count in COUNTS if count.source is Source.CLIENTS}
+    assert only(report).all_counts() == expected_counts(salon, asked) | dict.fromkeys(clients)
 
 
 async def test_the_previous_window_is_as_long_and_right_before(pool: asyncpg.Pool, salon: Salon) -> None:
