@@ -8,7 +8,7 @@ import pytest
 
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.consumer_probe import Probe, dead, has, start_probe
-from tests.integration.probe import add_probe_schema, consent, envelope_of, publish, until
+from tests.integration.probe import add_probe_schema, consent, create_topic, envelope_of, publish, until
 from turnout_common.dead_letters import PoisonFlood
 from turnout_common.kafka import create_producer
 
@@ -168,6 +168,17 @@ async def test_new_group_starts_at_the_earliest_record_and_goes_on_where_it_stop
         await until(lambda: has(probe, second.item_id), "the record published while nobody read")
 
         assert (await probe.effects()).count(first.item_id) == 1
+
+
+async def test_record_that_was_published_before_anybody_read_is_read(
+    database: Database, infrastructure: Infrastructure
+) -> None:
+    prefix = f"before.{consent().item_id.hex[-12:]}."
+    first = consent()
+    await create_topic(infrastructure.kafka, prefix + "in", partitions=2)
+    await publish(infrastructure.kafka, prefix + "in", first)
+    async with start_probe(database, infrastructure, prefix, create=False) as probe:
+        await until(lambda: has(probe, first.item_id), "the record published before")
 
 
 async def test_idle_partitions_are_marked_as_read_until_now(probe: Probe) -> None:

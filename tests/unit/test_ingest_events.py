@@ -129,6 +129,20 @@ def test_secret_as_senders_write_it(secret: str, key: bytes) -> None:
     assert verified(signed(b"msg_1", stamp(), b"{}", key), secret=secret)
 
 
+@pytest.mark.parametrize(
+    ("key", "holds"), [(KEY, True), (b"new key of the rotation", True), (b"other", False)]
+)
+def test_either_secret_of_a_rotation_verifies(key: bytes, holds: bool) -> None:
+    forms = EVENTS.secret_bytes("whsec_" + base64.b64encode(b"new key of the rotation").decode())
+    headers = {
+        **ID,
+        b"webhook-timestamp": stamp(),
+        b"webhook-signature": signed(b"msg_1", stamp(), b"{}", key),
+    }
+
+    assert EVENTS.verify(headers, b"{}", forms + EVENTS.secret_bytes(SECRET), NOON) is holds
+
+
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_!!!"])
 def test_secret_that_is_none_verifies_nothing(secret: str) -> None:
     assert EVENTS.secret_bytes(secret) == ()
