@@ -142,6 +142,7 @@ async def test_what_a_reader_with_a_committed_offset_lost_comes_back_too(world: 
 async def test_stopped_reader_causes_no_recovery_however_long(world: World) -> None:
     async for _ in world.reading():
         await until(partial(_applied, world, await world.write(2)), "the reader has read once")
+        await until(partial(_marked, world), "a mark on both partitions")
     late = await world.write(5)
 
     async def noticed() -> bool:
@@ -150,11 +151,29 @@ async def test_stopped_reader_causes_no_recovery_however_long(world: World) -> N
 
     await until(noticed, "five records noted as missing")
     await world.pool.execute("UPDATE probe.missing SET found_at = found_at - interval '10 minutes'")
+    await world.pool.execute("UPDATE probe.read_marks SET read_until = read_until - interval '10 minutes'")
 
     assert await world.check.check() == 0
     async for _ in world.reading():
         await until(partial(_applied, world, late), "the reader catches up")
     assert world.check.recovered == 0
+
+
+async def test_what_still_waits_for_publishing_is_not_missing(world: World) -> None:
+    items = [consent() for _ in range(5)]
+    await world.pool.executemany(
+        "INSERT INTO probe.sources (record_id, payload, created_at) VALUES ($1, $2, now() - interval '5 s')",
+        [(item.item_id, item.model_dump_json()) for item in items],
+    )
+    await world.pool.execute(REPUBLISH, [item.item_id for item in items])
+    await world.pool.execute("UPDATE probe.outbox SET created_at = now() - interval '5 s'")
+    await world.pool.execute(
+        "INSERT INTO probe.read_marks (topic, partition, read_until, partitions) "
+        "SELECT 'out', p, now() + interval '1 h', 2 FROM unnest('{0,1}'::int[]) p"
+    )
+
+    assert await world.check.check() == 0
+    assert await world.pool.fetchval("SELECT count(*) FROM probe.missing") == 0
 
 
 async def test_partition_without_a_mark_forbids_every_conclusion(world: World) -> None:
@@ -200,3 +219,7 @@ async def test_missing_record_is_published_again_at_most_every_interval(world: W
 
 async def _applied(world: World, ids: Sequence[UUID]) -> bool:
     return set(ids) <= set(world.applied)
+
+
+async def _marked(world: World) -> bool:
+    return bool(await world.pool.fetchval("SELECT count(*) FROM probe.read_marks") == 2)
