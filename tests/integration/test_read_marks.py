@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import asyncpg
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from pydantic import SecretStr
 
 from tests.containers import free_port
@@ -92,6 +92,19 @@ async def test_lag_of_a_partition_that_another_replica_took_is_shown_no_more(
 
     assert shown == {"0": 7, "1": 9}
     assert {s.labels["partition"]: s.value for s in _lag_samples()} == {"0": 7}
+
+
+async def test_mark_never_goes_back_though_a_paused_replica_writes_late(
+    pool: asyncpg.Pool, database: Database, infrastructure: Infrastructure
+) -> None:
+    marks = marks_of(StandingConsumer({5: 0}), pool, database, infrastructure)
+    for milliseconds in (2_000_000_000_000, 1_000_000_000_000):
+        record = ConsumerRecord("in", 5, 1, milliseconds, 0, None, b"", None, 0, 0, ())
+        async with pool.acquire() as connection:
+            await marks.write(connection, [record])
+
+    marked = await pool.fetchval("SELECT read_until FROM probe.read_marks WHERE partition = 5")
+    assert marked.timestamp() == 2_000_000_000
 
 
 def _lag_samples() -> list[Any]:
