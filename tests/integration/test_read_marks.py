@@ -14,6 +14,7 @@ from tests.containers import free_port
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import add_probe_schema, probe_settings
 from turnout_common import metrics
+from turnout_common.dead_letters import Raw
 from turnout_common.postgres import create_pool
 from turnout_common.read_marks import ReadMarks, Stalled
 
@@ -99,7 +100,7 @@ async def test_mark_never_goes_back_though_a_paused_replica_writes_late(
 ) -> None:
     marks = marks_of(StandingConsumer({5: 0}), pool, database, infrastructure)
     for milliseconds in (2_000_000_000_000, 1_000_000_000_000):
-        record = ConsumerRecord("in", 5, 1, milliseconds, 0, None, b"", None, 0, 0, ())
+        record: Raw = ConsumerRecord("in", 5, 1, milliseconds, 0, None, b"", None, 0, 0, ())
         async with pool.acquire() as connection:
             await marks.write(connection, [record])
 
