@@ -20,6 +20,7 @@ from turnout_common.tenants import (
     create_tenant,
     set_channel,
     set_tenant_status,
+    tenant_keys,
 )
 
 #: What each role may SELECT in schema platform; nothing else is granted to anybody.
@@ -113,6 +114,27 @@ async def test_directory_opens_secrets_for_ingest_and_not_for_rollup(
     assert ingest.channels["calcom"].secrets == ("s3cret",)
     assert (sender.channels["calcom"].secrets, sender.channels["calcom"].api_token) == ((), "token")
     assert (rollup.channels, rollup.keys) == ({}, None)
+
+
+async def test_secret_of_a_rotation_is_valid_until_it_expires(database: Database, tenant_id: str) -> None:
+    platform = await asyncpg.connect(database.dsn("platform"))
+    await set_channel(platform, MASTER_KEY, tenant_id, "calcom", secret="new")
+    keys = await tenant_keys(platform, MASTER_KEY, tenant_id)
+    for number, age in ((2, "1 hour"), (3, "-1 hour")):
+        await platform.execute(
+            "INSERT INTO platform.channel_secrets (tenant_id, channel, secret_no, sealed_secret, expires_at) "
+            "VALUES ($1, 'calcom', $2, $3, now() + $4::text::interval)",
+            tenant_id, number, keys.seal("channel_secret", age.encode()), age,
+        )  # fmt: skip
+    await platform.close()
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY)
+    await directory.reload()
+    await pool.close()
+
+    tenant = directory.get(tenant_id)
+    assert tenant is not None
+    assert tenant.channels["calcom"].secrets == ("1 hour", "new")
 
 
 async def test_wrong_master_key_is_told_and_the_last_configuration_stays(
