@@ -11,6 +11,7 @@ import pytest
 from tests.infrastructure import Database
 from turnout_booking import operations as booking
 from turnout_common.recovery import Watch
+from turnout_ingest import relay as ingest
 from turnout_sender import operations as sender
 
 #: Two rows: seq 1000001, a minute old, before seq 1000002, three minutes old: its transaction began first and took its
@@ -27,21 +28,25 @@ OUTBOUND = """INSERT INTO booking.outbound (seq, record_id, tenant_id, type, cli
   occurred_at, payload, created_at) OVERRIDING SYSTEM VALUE
 SELECT s, r, 't', 'message.planned', gen_random_uuid(), gen_random_uuid(), 1, now(), '{}', now() - age
 FROM (VALUES (1000001, $1::uuid, interval '1 minute'), (1000002, $2::uuid, interval '3 minutes')) AS v(s, r, age)"""
+RECEIPTS = """INSERT INTO ingest.inbox (seq, item_id, request_id, tenant_id, channel, kind, event_type, fate, kafka_key,
+  subject, occurred_at, received_at, key_hash, payload) OVERRIDING SYSTEM VALUE
+SELECT s, r, r, 't', 'whatsapp', 'receipt', 'x', 'published', 'k', 's', now(), now() - age, '', '{}'
+FROM (VALUES (1000001, $1::uuid, interval '1 minute'), (1000002, $2::uuid, interval '3 minutes')) AS v(s, r, age)"""
 WALKS: dict[str, tuple[Watch, str]] = {
     "message_events": (sender.WATCHES[0], MESSAGE_LOG),
     "booking_events": (booking.WATCHES[0], EVENTS),
     "outbound_messages": (booking.WATCHES[1], OUTBOUND),
+    "receipts": (ingest.WATCHES[1], RECEIPTS),
 }
 
 
-@pytest.mark.parametrize("topic", WALKS)
-async def test_walk_stops_before_a_row_that_is_too_young(database: Database, topic: str) -> None:
-    watch, insert = WALKS[topic]
+@pytest.mark.parametrize("name", WALKS)
+async def test_walk_stops_before_a_row_that_is_too_young(database: Database, name: str) -> None:
+    watch, insert = WALKS[name]
     ids = [uuid4(), uuid4()]
     admin = await asyncpg.connect(database.admin_dsn)
     await admin.execute(insert, *ids)
 
-    assert watch.topic == topic
     assert await walked(admin, watch, timedelta(minutes=2)) == []
     assert await walked(admin, watch, timedelta(seconds=30)) == ids
     await admin.close()
