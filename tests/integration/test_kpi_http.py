@@ -255,6 +255,7 @@ async def test_a_revoked_token_is_refused_once_the_cache_forgets_it(
     finally:
         await platform.close()
 
+    assert CACHE_SECONDS <= 30
     api.elapsed += CACHE_SECONDS
 
     assert (await api.get("/kpi/summary", token))[0] == 401

@@ -152,18 +152,20 @@ async def test_a_settled_day_is_read_from_its_cell(database: Database, pool: asy
     assert from_cells >= from_facts + 1000
 
 
+@pytest.mark.parametrize("adopted", [False, True])
 async def test_while_facts_are_made_anew_for_another_zone_no_day_is_read_from_a_cell(
-    database: Database, pool: asyncpg.Pool
+    database: Database, pool: asyncpg.Pool, adopted: bool
 ) -> None:
     salon = await new_salon(database, seed=6, chains=150)
     zone = ZoneInfo("Pacific/Kiritimati")
     admin = await asyncpg.connect(database.admin_dsn)
     try:
-        for table in ("platform.tenants", "rollup.tenant_settings"):
+        for table in ("platform.tenants", "rollup.tenant_settings")[: 1 + adopted]:
             await admin.execute(
                 f"UPDATE {table} SET timezone = $2 WHERE tenant_id = $1", salon.tenant_id, zone.key
             )
-        await admin.execute("INSERT INTO rollup.rebuilds (tenant_id) VALUES ($1)", salon.tenant_id)
+        if adopted:
+            await admin.execute("INSERT INTO rollup.rebuilds (tenant_id) VALUES ($1)", salon.tenant_id)
     finally:
         await admin.close()
     asked = Asked(TODAY - 60 * DAY, TODAY - 10 * DAY, zone=zone)
