@@ -21,6 +21,7 @@ from turnout_common.tenants import create_tenant
 from turnout_kpi_api.auth import Scope
 from turnout_kpi_api.kpis import COUNTS, METRICS, Figures, Source
 from turnout_kpi_api.period import Period
+from turnout_kpi_api.problems import NotFound
 from turnout_kpi_api.reads import FROM_CELLS, FROM_FACTS, SQL, Reads, Report, Request
 
 TODAY = NOW.astimezone(HOME).date()
@@ -198,6 +199,22 @@ async def test_staff_add_up_to_the_whole(pool: asyncpg.Pool, salon: Salon) -> No
         assert sum(figures.counts[name] for figures in report.figures.values()) == whole.counts[name], name
     anna = expected_counts(salon, Asked(TODAY - 30 * DAY, TODAY, staff_id="anna"))
     assert report.figures["anna"].all_counts() == anna
+
+
+async def test_a_deleted_tenant_is_not_there_for_an_operator_either(
+    database: Database, pool: asyncpg.Pool
+) -> None:
+    salon = await new_salon(database, seed=7, chains=5)
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        await admin.execute(
+            "UPDATE platform.tenants SET status = 'deleted' WHERE tenant_id = $1", salon.tenant_id
+        )
+    finally:
+        await admin.close()
+
+    with pytest.raises(NotFound):
+        await reads(pool).report(Scope(salon.tenant_id), Request())
 
 
 async def test_a_member_of_staff_is_confined_by_the_database_too(pool: asyncpg.Pool, salon: Salon) -> None:
