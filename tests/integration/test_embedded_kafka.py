@@ -19,9 +19,12 @@ from turnout_cli.embedded.process import EmbeddedError, free_port
 
 @pytest.fixture(scope="module")
 async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedKafka]:
-    kafka = EmbeddedKafka(tmp_path_factory.mktemp("kafka"), free_port())
-    await kafka.start()
-    yield kafka
+    """In a folder as people name them, under the plainest locale."""
+    kafka = EmbeddedKafka(tmp_path_factory.mktemp("kafka") / "Mon salon, été", free_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LC_ALL", "C")
+        await kafka.start()
+        yield kafka
     await kafka.stop()
     kafka.destroy()
 

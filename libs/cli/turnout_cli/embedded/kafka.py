@@ -21,7 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from turnout_cli.embedded import kafka_aot
-from turnout_cli.embedded.java import Java, find_java
+from turnout_cli.embedded.java import Java, find_java, java_environment
 from turnout_cli.embedded.kafka_config import write_config
 from turnout_cli.embedded.kafka_jars import Progress, class_path
 from turnout_cli.embedded.process import (
@@ -87,7 +87,10 @@ class EmbeddedKafka:
         properties, log4j = self._configure(self._data)
         command = self._java_command(java, jars, log4j)
         self._process = await spawn(
-            [*command, "kafka.Kafka", str(properties)], log=self.log_path, cwd=self.folder
+            [*command, "kafka.Kafka", str(properties)],
+            log=self.log_path,
+            cwd=self.folder,
+            env=java_environment(),
         )
         self._pid_file.write_text(str(self._process.pid))
         if self._nice and os.name == "posix":
@@ -139,7 +142,8 @@ class EmbeddedKafka:
         await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         properties, log4j = self._configure(draft)
         tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(properties)]
-        await run_to_end([*self._java_command(java, jars, log4j), *tool], log=self.log_path, cwd=self.folder)
+        command = [*self._java_command(java, jars, log4j), *tool]
+        await run_to_end(command, log=self.log_path, cwd=self.folder, env=java_environment())
         draft.rename(self._data)
 
     def _clear_leftover(self) -> None:

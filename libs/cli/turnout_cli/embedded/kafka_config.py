@@ -47,7 +47,8 @@ def write_config(folder: Path, data: Path, *, port: int, controller_port: int) -
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "log.dirs": data.as_posix(),
+        # Relative to the folder, where the broker runs: a comma would part it in two, and Java reads Latin-1 here.
+        "log.dirs": data.relative_to(folder).as_posix(),
     }
     properties, logging = folder / "server.properties", folder / "log4j2.properties"
     properties.write_text("".join(f"{key}={value}\n" for key, value in values.items()))

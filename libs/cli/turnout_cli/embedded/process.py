@@ -82,9 +82,16 @@ async def _spawn_into(
         raise EmbeddedError(f"{argv[0]} could not be started: {error}") from error
 
 
-async def run_to_end(argv: Sequence[str], *, log: Path, account: int | None = None, cwd: Path) -> None:
+async def run_to_end(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    cwd: Path,
+    account: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
     """Run a preparing command; fail with the end of its log when it fails."""
-    process = await spawn(argv, log=log, account=account, cwd=cwd)
+    process = await spawn(argv, log=log, account=account, cwd=cwd, env=env)
     try:
         code = await process.wait()
     except asyncio.CancelledError:
