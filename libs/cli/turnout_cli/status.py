@@ -17,6 +17,7 @@ from turnout_cli.state import Home, State
 _DASH = "–"
 WIDE = 100
 """Columns from which on the URLs fit into the table."""
+_CAPTION = "accepted and events count from the start of each process"
 _COLOURS = {"ready": "green", "starting": "yellow", "restarting": "red", "stopping": "yellow"}
 
 
@@ -95,7 +96,7 @@ async def _fetch(session: aiohttp.ClientSession, url: str) -> Figures:
 
 def table(state: State, figures: Mapping[str, Figures], *, width: int) -> Table:
     """One line a process; a narrow terminal gets no URLs."""
-    result = Table(box=None, pad_edge=False, header_style="bold")
+    result = Table(box=None, pad_edge=False, header_style="bold", caption=_CAPTION, caption_justify="left")
     with_urls = width >= WIDE
     for heading in ("process", "state", "restarts", *(["url"] if with_urls else [])):
         result.add_column(heading, no_wrap=True)
