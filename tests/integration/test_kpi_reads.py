@@ -16,7 +16,7 @@ from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database
 from tests.integration.kpi_salon import HOME, NOW, Asked, Salon, expected_counts, random_salon
 from turnout_common.clock import FixedClock
-from turnout_common.postgres import create_pool
+from turnout_common.postgres import create_pool, tenant_transaction
 from turnout_common.tenants import create_tenant
 from turnout_kpi_api.auth import Scope
 from turnout_kpi_api.kpis import COUNTS, METRICS, Figures, Source
@@ -215,6 +215,14 @@ async def test_a_deleted_tenant_is_not_there_for_an_operator_either(
 
     with pytest.raises(NotFound):
         await reads(pool).report(Scope(salon.tenant_id), Request())
+
+
+async def test_all_numbers_of_an_answer_are_of_one_moment_and_nothing_can_be_written(
+    pool: asyncpg.Pool, salon: Salon
+) -> None:
+    async with tenant_transaction(pool, salon.tenant_id) as connection:
+        assert await connection.fetchval("SHOW transaction_isolation") == "repeatable read"
+        assert await connection.fetchval("SHOW transaction_read_only") == "on"
 
 
 async def test_a_member_of_staff_is_confined_by_the_database_too(pool: asyncpg.Pool, salon: Salon) -> None:
