@@ -194,12 +194,15 @@ ON CONFLICT (tenant_id, day, staff_id) DO UPDATE SET (
 )
 
 -- name: drop_empty_chain_days
+-- OFFSET 0 keeps each look at the facts to one entry of the index: as a join the planner reads all facts of a young
+-- table (measured: three quarters of Postgres' time).
 DELETE FROM rollup.chain_days c
 USING unnest($1::text[], $2::date[]) AS d(tenant_id, day)
 WHERE c.tenant_id = d.tenant_id AND c.day = d.day
   AND NOT EXISTS (
     SELECT FROM rollup.chain_facts f
     WHERE f.tenant_id = d.tenant_id AND f.day = d.day AND f.staff_id = c.staff_id
+    OFFSET 0
   )
 
 -- name: sum_intent_days
@@ -233,6 +236,7 @@ WHERE c.tenant_id = d.tenant_id AND c.day = d.day
   AND NOT EXISTS (
     SELECT FROM rollup.intent_facts f
     WHERE f.tenant_id = d.tenant_id AND f.day = d.day AND f.staff_id = c.staff_id
+    OFFSET 0
   )
 
 -- name: sum_message_days
@@ -265,6 +269,7 @@ WHERE c.tenant_id = d.tenant_id AND c.day = d.day
   AND NOT EXISTS (
     SELECT FROM rollup.message_facts f
     WHERE f.tenant_id = d.tenant_id AND f.day = d.day AND f.staff_id = c.staff_id
+    OFFSET 0
   )
 
 -- name: sum_other_days
@@ -298,4 +303,5 @@ WHERE c.tenant_id = d.tenant_id AND c.day = d.day
   AND NOT EXISTS (
     SELECT FROM rollup.other_facts f
     WHERE f.tenant_id = d.tenant_id AND f.day = d.day AND f.staff_id = c.staff_id
+    OFFSET 0
   )
