@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +17,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from turnout_cli.embedded import kafka_aot
 from turnout_cli.embedded.kafka import EmbeddedKafka
+from turnout_cli.embedded.kafka_jars import class_path, user_cache
 from turnout_cli.embedded.process import EmbeddedError, free_port
 
 
@@ -132,3 +138,37 @@ async def test_a_taken_port_is_explained(tmp_path: Path) -> None:
 
         with pytest.raises(EmbeddedError, match="in use by another program"):
             await EmbeddedKafka(tmp_path / "other", other.getsockname()[1]).start()
+
+
+_THREADS_OF_A_JVM = 20
+
+
+async def test_a_training_that_is_given_up_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Its broker writes the cache when it ends in order, which takes many seconds: `down` would wait for them."""
+    jars = class_path()  # fetched, where they are not there yet
+    folder = next(parent for parent in jars[0].parents if parent.parent == user_cache())
+    shutil.copytree(folder, tmp_path / folder.name)
+    training = asyncio.create_task(kafka_aot.train(tmp_path))
+    while not (brokers := recording_brokers()):
+        assert not training.done()
+        await asyncio.sleep(0.02)
+    since = time.monotonic()
+
+    training.cancel()
+    await asyncio.gather(training, return_exceptions=True)
+
+    assert training.cancelled()
+    assert time.monotonic() - since < 2
+    assert not any(broker.is_running() for broker in brokers)
+
+
+def recording_brokers() -> list[psutil.Process]:
+    """Children of ours that run a broker in recording mode, and are past the JVM's own start."""
+    wanted = {"kafka.Kafka", "-XX:AOTCacheOutput"}
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            arguments = {argument.partition("=")[0] for argument in child.cmdline()}
+            if wanted <= arguments and child.num_threads() > _THREADS_OF_A_JVM:
+                found.append(child)
+    return found

@@ -43,7 +43,10 @@ _JVM_QUIET = ["--sun-misc-unsafe-memory-access=allow", "--enable-native-access=A
 
 
 class EmbeddedKafka:
-    """One broker; `start` and `stop` may be called again and again on the same data."""
+    """One broker; `start` and `stop` may be called again and again on the same data.
+
+    A throwaway one runs at the lowest priority, and nobody waits for its orderly end when its start is given up.
+    """
 
     name = "kafka"
 
@@ -56,7 +59,7 @@ class EmbeddedKafka:
         log_path: Path | None = None,
         progress: Progress | None = None,
         jvm_options: Sequence[str] = (),
-        nice: int = 0,
+        throwaway: bool = False,
     ) -> None:
         self.folder = data_dir.absolute()
         self.port = port
@@ -64,7 +67,7 @@ class EmbeddedKafka:
         self._cache = cache
         self._progress = progress
         self._jvm_options = list(jvm_options)
-        self._nice = nice
+        self._throwaway = throwaway
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -85,7 +88,7 @@ class EmbeddedKafka:
         if not self._data.exists():
             await self._format(java, jars)
         properties, log4j = self._configure(self._data)
-        command = self._java_command(java, jars, log4j)
+        command = self._java_command(java, jars, log4j, self._jvm_options)
         self._process = await spawn(
             [*command, "kafka.Kafka", str(properties)],
             log=self.log_path,
@@ -93,12 +96,12 @@ class EmbeddedKafka:
             env=java_environment(),
         )
         self._pid_file.write_text(str(self._process.pid))
-        if self._nice and os.name == "posix":
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, self._nice)
+        if self._throwaway and os.name == "posix":
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)
         try:
             await self._wait_until_ready()
         except BaseException:
-            await self.stop()
+            await self.stop(timeout_seconds=0 if self._throwaway else _STOP_SECONDS)
             raise
 
     async def stop(self, *, timeout_seconds: float = _STOP_SECONDS) -> None:
@@ -125,12 +128,14 @@ class EmbeddedKafka:
     def _pid_file(self) -> Path:
         return self.folder / "kafka.pid"
 
-    def _java_command(self, java: Java, jars: list[Path], log4j: Path) -> list[str]:
+    def _java_command(
+        self, java: Java, jars: list[Path], log4j: Path, options: Sequence[str] = ()
+    ) -> list[str]:
         quiet = _JVM_QUIET if java.major >= 24 else []
         cached = kafka_aot.use(java, jars, self._cache)
         paths = os.pathsep.join(str(jar) for jar in jars)
         settings = [f"-Dlog4j2.configurationFile={log4j.as_uri()}", "-cp", paths]
-        return [str(java.path), *_JVM, *quiet, *cached, *self._jvm_options, *settings]
+        return [str(java.path), *_JVM, *quiet, *cached, *options, *settings]
 
     def _configure(self, data: Path) -> tuple[Path, Path]:
         # The controller's port is known to this node alone, so each start may take another.

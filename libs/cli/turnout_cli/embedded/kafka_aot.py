@@ -47,7 +47,7 @@ async def train(cache: Path | None = None) -> Path:
     draft = target.with_suffix(f".{os.getpid()}")
     with tempfile.TemporaryDirectory(prefix="turnout-aot-", ignore_cleanup_errors=True) as folder:
         options = [*_SILENT, f"-XX:AOTCacheOutput={draft}"]
-        broker = EmbeddedKafka(Path(folder), free_port(), cache=cache, jvm_options=options, nice=19)
+        broker = EmbeddedKafka(Path(folder), free_port(), cache=cache, jvm_options=options, throwaway=True)
         try:
             await broker.start()
             await broker.stop(timeout_seconds=_DUMP_SECONDS)
