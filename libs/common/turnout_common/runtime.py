@@ -55,9 +55,7 @@ async def serve(
     } | uvicorn_options
     server = _Server(uvicorn.Config(app, **options))
     gc.freeze()  # what was imported lives for ever; the collector need not walk it
-    gc.set_threshold(
-        20_000, 20, 50
-    )  # a batch makes tens of thousands of objects and no cycles
+    gc.set_threshold(20_000, 20, 50)  # a batch makes tens of thousands of objects and no cycles
     serving = asyncio.create_task(server.serve(), name="http")
     tasks = {asyncio.create_task(loop, name=name) for name, loop in loops.items()}
     done, _ = await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
