@@ -22,9 +22,9 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from tests.conftest import MASTER_KEY
-from tests.containers import free_port
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import until
+from turnout_cli.embedded.process import free_port
 from turnout_common.clock import Clock, SystemClock
 from turnout_common.consumer import Received
 from turnout_common.events import Channel, Envelope, MessagePlanned, MessageWithdrawn, Queue, ReceiptItem

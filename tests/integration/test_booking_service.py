@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from tests.containers import free_port
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.booking_world import (
     MINUTE,
@@ -28,6 +27,7 @@ from tests.integration.booking_world import (
 )
 from tests.integration.probe import read_all, until
 from tests.integration.test_booking_order import salon_day
+from turnout_cli.embedded.process import free_port
 from turnout_common.events import BookingEvent
 from turnout_common.events.envelope import from_headers, parse_event
 from turnout_common.kafka import create_producer

@@ -10,9 +10,9 @@ import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from pydantic import SecretStr
 
-from tests.containers import free_port
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import add_probe_schema, probe_settings
+from turnout_cli.embedded.process import free_port
 from turnout_common import metrics
 from turnout_common.dead_letters import Raw
 from turnout_common.postgres import create_pool

@@ -9,7 +9,6 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tests.containers import free_port
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import (
     AT,
@@ -20,6 +19,7 @@ from tests.integration.probe import (
     running,
     until,
 )
+from turnout_cli.embedded.process import free_port
 from turnout_common.ids import new_id
 from turnout_common.postgres import create_pool
 from turnout_common.relay import SQL, Relay, RelayQueries

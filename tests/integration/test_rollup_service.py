@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from tests.containers import free_port
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import until
 from tests.integration.rollup_world import START, Event, Rollup, chain, intent, message, record_of, rollup_on
+from turnout_cli.embedded.process import free_port
 from turnout_common.kafka import create_producer
 
 
