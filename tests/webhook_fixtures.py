@@ -52,7 +52,7 @@ def delivered(
 ) -> Row:
     """The one row that a verified body becomes."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    context = ChannelContext("salon", Channel(channel), (), KEYS, routing_id, strict_schema)
+    context = ChannelContext("salon", Channel(channel), (), KEYS, routing_id, strict_schema=strict_schema)
     (row,) = rows_of(PROVIDERS[channel], Delivery(context, headers or {}, raw, now))
     return row
 

@@ -96,6 +96,7 @@ def set_channel(
     secret: str | None = None,
     api_token: str | None = None,
     routing_id: str | None = None,
+    handshake: str | None = None,
     target: TargetOption = "embedded",
 ) -> int:
     """Enable a channel; what is given replaces what was stored, the rest stays.
@@ -107,9 +108,11 @@ def set_channel(
     api_token
         What messages to clients are sent with.
     routing_id
-        The provider's id of this account (phone_number_id, entry.id, group_id), for apps with one callback for all.
+        The provider's id of this account: whatsapp phone_number_id, instagram entry.id, vk group_id.
+    handshake
+        What proves us when the callback is set up: Meta's verify token, VK's confirmation code.
     """
-    has_secret = run(_set_channel(tenant_id, channel, secret, api_token, routing_id, target))
+    has_secret = run(_set_channel(tenant_id, channel, secret, api_token, routing_id, handshake, target))
     say(f"✓ channel {channel} of {tenant_id} set; {RELOAD}")
     if not has_secret:
         say("– it has no secret yet: all its webhooks are answered 401 until one is set by --secret")
@@ -122,11 +125,12 @@ async def _set_channel(
     secret: str | None,
     api_token: str | None,
     routing_id: str | None,
+    handshake: str | None,
     target: TargetOption,
 ) -> bool:
     """Whether the channel has a secret now."""
     place = resolve(target)
-    if secret == "" or api_token == "" or routing_id == "":
+    if "" in (secret, api_token, routing_id, handshake):
         raise CommandError("an empty value cannot be set: it would let anyone in")
     async with place.platform() as connection:
         try:
@@ -138,6 +142,7 @@ async def _set_channel(
                 secret=secret,
                 api_token=api_token,
                 routing_id=routing_id,
+                handshake=handshake,
             )
         except tenants.UnknownTenant as error:
             raise CommandError(str(error)) from error

@@ -53,13 +53,15 @@ class TenantSettings(BaseModel):
 
 @dataclass(frozen=True)
 class ChannelConfig:
-    """One channel of a tenant. `secrets` are those that are valid now; `api_token` is what the sender uses."""
+    """One channel of a tenant. `secrets` are those that are valid now; `api_token` is what the sender uses;
+    `handshake` is Meta's verify token or VK's confirmation code."""
 
     channel: str
     enabled: bool
     routing_id: str | None
     secrets: tuple[str, ...] = field(repr=False)
     api_token: str | None = field(repr=False)
+    handshake: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _open_keys(rows: list[Any], master_key: bytes | None) -> dict[str, TenantKey
 
 
 def _channel(row: Any, sealed_secrets: list[bytes], keys: TenantKeys | None) -> ChannelConfig:
-    token = row["sealed_api_token"]
+    token, handshake = row["sealed_api_token"], row["sealed_handshake"]
     return ChannelConfig(
         channel=row["channel"],
         enabled=row["enabled"],
@@ -205,6 +207,7 @@ def _channel(row: Any, sealed_secrets: list[bytes], keys: TenantKeys | None) -> 
         if keys
         else (),
         api_token=keys.open("api_token", token).decode() if keys and token else None,
+        handshake=keys.open("handshake", handshake).decode() if keys and handshake else None,
     )
 
 
@@ -253,13 +256,15 @@ async def set_channel(
     secret: str | None = None,
     api_token: str | None = None,
     routing_id: str | None = None,
+    handshake: str | None = None,
     actor: str = "cli",
 ) -> None:
     """Enables a channel; what is given replaces what was stored, what is None stays. Raises UnknownTenant."""
     async with connection.transaction():
         keys = await tenant_keys(connection, master_key, tenant_id)
         token = keys.seal("api_token", api_token.encode()) if api_token is not None else None
-        await connection.execute(SQL["upsert_channel"], tenant_id, channel, routing_id, token)
+        greeting = keys.seal("handshake", handshake.encode()) if handshake is not None else None
+        await connection.execute(SQL["upsert_channel"], tenant_id, channel, routing_id, token, greeting)
         if secret is not None:
             sealed = keys.seal("channel_secret", secret.encode())
             await connection.execute(SQL["delete_channel_secrets"], tenant_id, channel)

@@ -14,7 +14,7 @@ SELECT tenant_id, version, wrapped FROM platform.data_keys
 SELECT tenant_id, version, wrapped FROM platform.data_keys WHERE tenant_id = $1
 
 -- name: read_channels
-SELECT tenant_id, channel, enabled, routing_id, sealed_api_token FROM platform.channels
+SELECT tenant_id, channel, enabled, routing_id, sealed_api_token, sealed_handshake FROM platform.channels
 
 -- name: read_channel_secrets
 -- Newest first, the expired ones left out: during a rotation two are valid.
@@ -29,11 +29,13 @@ INSERT INTO platform.tenants (tenant_id, timezone, currency, locale, settings, d
 INSERT INTO platform.data_keys (tenant_id, version, wrapped) VALUES ($1, $2, $3)
 
 -- name: upsert_channel
-INSERT INTO platform.channels AS c (tenant_id, channel, routing_id, sealed_api_token) VALUES ($1, $2, $3, $4)
+INSERT INTO platform.channels AS c (tenant_id, channel, routing_id, sealed_api_token, sealed_handshake)
+VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (tenant_id, channel) DO UPDATE SET
   enabled = true,
   routing_id = coalesce(excluded.routing_id, c.routing_id),
   sealed_api_token = coalesce(excluded.sealed_api_token, c.sealed_api_token),
+  sealed_handshake = coalesce(excluded.sealed_handshake, c.sealed_handshake),
   updated_at = now()
 
 -- name: delete_channel_secrets

@@ -6,6 +6,7 @@ key was seen before. Promise: nothing raises, so that no body that carries a val
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,7 +14,16 @@ from uuid import UUID
 import structlog
 
 from turnout_common.ids import new_id
-from turnout_ingest.providers.provider import NOT_TAKEN_IN, Delivery, Fate, Item, Provider, Refused, hash16
+from turnout_ingest.providers.provider import (
+    NOT_TAKEN_IN,
+    ChannelContext,
+    Delivery,
+    Fate,
+    Item,
+    Provider,
+    Refused,
+    hash16,
+)
 
 log = structlog.get_logger()
 MOST_AHEAD = timedelta(hours=1)
@@ -39,18 +49,21 @@ class Row:
     content_hash: bytes
     payload: str | None = field(repr=False)
     sealed: bytes | None = field(repr=False)
+    reply: bytes | None = field(default=None, repr=False)
 
     @property
     def key(self) -> tuple[str, str, bytes]:
         return self.tenant_id, self.channel, self.key_hash
 
 
-def rows_of(provider: Provider, delivery: Delivery) -> list[Row]:
-    """The rows of a verified delivery."""
+def rows_of(provider: Provider, delivery: Delivery, others: Collection[str] = frozenset()) -> list[Row]:
+    """The rows of a verified delivery. `others` are routing ids of tenants who get this delivery too, each their own
+    items: those are left out here."""
     request_id = new_id()
     return [
-        _row(_judged(item, delivery.received_at, provider.key_days), delivery, request_id)
+        _row(_judged(item, delivery, provider.key_days), delivery, request_id)
         for item in _items(provider, delivery)
+        if item.routing_id not in others
     ]
 
 
@@ -72,8 +85,13 @@ def _quarantined(delivery: Delivery, reason: str, event_type: str) -> Item:
     )  # fmt: skip
 
 
-def _judged(item: Item, now: datetime, key_days: int) -> Item:
-    """The item under the rules of time (design §2.2, §3)."""
+def _judged(item: Item, delivery: Delivery, key_days: int) -> Item:
+    """The item under the rules of address and time (design §2.2, §3)."""
+    now = delivery.received_at
+    if item.routing_id is not None and not _is_ours(item.routing_id, delivery.context):
+        return replace(
+            item, fate=Fate.WRONG_TENANT, reason="addressed to an account that is not this tenant's"
+        )
     if item.fate is not Fate.PUBLISHED:
         return item
     if item.occurred_at > now + MOST_AHEAD:
@@ -82,6 +100,11 @@ def _judged(item: Item, now: datetime, key_days: int) -> Item:
         reason = f"older than {key_days} days, for which its key is kept: it may have been handled before"
         return replace(item, fate=Fate.STALE, reason=reason)
     return item
+
+
+def _is_ours(routing_id: str, context: ChannelContext) -> bool:
+    """A channel for which no account is set takes no item that names one, unless STRICT_TENANT_CONFIG is off."""
+    return routing_id == context.routing_id if context.routing_id is not None else not context.strict_tenant
 
 
 def _row(item: Item, delivery: Delivery, request_id: UUID) -> Row:
@@ -106,4 +129,5 @@ def _row(item: Item, delivery: Delivery, request_id: UUID) -> Row:
         content_hash=content,
         payload=item.event.model_dump_json(exclude_none=True) if published and item.event else None,
         sealed=context.keys.seal("raw", item.raw),
+        reply=item.reply,
     )

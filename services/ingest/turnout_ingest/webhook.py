@@ -104,14 +104,15 @@ class WebhookEndpoint:
         if scope["method"] != "POST":
             return WRONG_METHOD
         headers = dict(scope["headers"])
-        if _declared_length(headers) > self._settings.max_body_bytes:
-            return TOO_LARGE
         route = self._route(channel, tenant_id)
         if route is None:
             return self._unknown
+        limit = self._settings.max_body_bytes * route.provider.body_factor
+        if _declared_length(headers) > limit:
+            return TOO_LARGE
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await read_body(receive, self._settings.max_body_bytes)
+                body = await read_body(receive, limit)
         except TimeoutError:
             return TOO_SLOW
         except TooLarge:
@@ -126,7 +127,7 @@ class WebhookEndpoint:
             return UNAUTHORIZED
         rows = rows_of(provider, Delivery(context, headers, body, now))
         if not rows:
-            return Answer(provider.answers.success)
+            return Answer(provider.answers.success, provider.answers.text)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 fates = await self._inbox.accept(rows)
@@ -141,7 +142,7 @@ class WebhookEndpoint:
         if route is not None and route.tenant is tenant:
             return route
         self._routes.pop((channel, tenant_id), None)
-        made = _made_ready(channel, tenant, self._settings.strict_inbound_schema) if tenant else None
+        made = _made_ready(channel, tenant, self._settings) if tenant else None
         if made is not None:
             self._routes[channel, tenant_id] = made
         return made
@@ -154,7 +155,7 @@ class WebhookEndpoint:
         counter.inc()
 
 
-def _made_ready(channel: str, tenant: Tenant, strict_schema: bool) -> Route | None:
+def _made_ready(channel: str, tenant: Tenant, settings: IngestSettings) -> Route | None:
     provider, configured = PROVIDERS.get(channel), tenant.channels.get(channel)
     usable = tenant.active and tenant.keys is not None and configured is not None and configured.enabled
     if provider is None or configured is None or tenant.keys is None or not usable:
@@ -165,7 +166,9 @@ def _made_ready(channel: str, tenant: Tenant, strict_schema: bool) -> Route | No
         secrets=tuple(form for secret in configured.secrets if secret for form in provider.secret_bytes(secret)),
         keys=tenant.keys,
         routing_id=configured.routing_id,
-        strict_schema=strict_schema,
+        handshake=configured.handshake.encode() if configured.handshake else None,
+        strict_schema=settings.strict_inbound_schema,
+        strict_tenant=settings.strict_tenant_config,
     )  # fmt: skip
     return Route(tenant, provider, context)
 
@@ -176,8 +179,8 @@ def _answer_to(answers: Answers, rows: list[Row], fates: list[Fate]) -> Answer:
         return Answer(409, b"this webhook-id was received before with other content")
     if all(row.fate is Fate.QUARANTINED for row in rows) or all(f is Fate.QUARANTINED for f in fates):
         reason = (rows[0].reason or "the item could not be stored").encode()
-        return Answer(answers.quarantined, reason if answers.quarantined >= 400 else b"")
-    return Answer(answers.success)
+        return Answer(answers.quarantined, reason if answers.quarantined >= 400 else answers.text)
+    return Answer(answers.success, next((row.reply for row in rows if row.reply is not None), answers.text))
 
 
 def _declared_length(headers: Headers) -> int:

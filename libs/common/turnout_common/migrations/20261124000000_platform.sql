@@ -26,11 +26,13 @@ CREATE TABLE platform.channels (
   enabled boolean NOT NULL DEFAULT true,
   routing_id text,
   sealed_api_token bytea,
+  sealed_handshake bytea,
   updated_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, channel),
   UNIQUE (channel, routing_id)
 );
 COMMENT ON COLUMN platform.channels.sealed_api_token IS 'what the sender authenticates with, sealed under purpose api_token';
+COMMENT ON COLUMN platform.channels.sealed_handshake IS 'Meta''s verify token or VK''s confirmation code, sealed under purpose handshake';
 
 CREATE TABLE platform.channel_secrets (
   tenant_id text NOT NULL,

@@ -25,6 +25,7 @@ from turnout_ingest.providers.provider import (
     Fate,
     Headers,
     Item,
+    Provider,
     Refused,
     event_fields,
     hash16,
@@ -55,13 +56,10 @@ NOT_NEEDED = frozenset({
 })  # fmt: skip
 
 
-class Calcom:
+class Calcom(Provider):
     channel = Channel.CALCOM
     answers = Answers(success=202, quarantined=400, conflict=202)
-    key_days = 14
-
-    def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
-        return (secret.encode(),)
+    kept_headers = (b"content-type",)
 
     def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
         """Without a secret Cal.com sends the literal `no-secret-provided`, which equals no digest."""

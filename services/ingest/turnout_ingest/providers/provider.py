@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
@@ -61,23 +62,29 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The status codes that a provider is answered with."""
+    """What a provider is answered with: status codes, and the text of a success where the provider wants one."""
 
     success: int = 200
+    text: bytes = b""
     quarantined: int = 200
     conflict: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelContext:
-    """One channel of one tenant, as held in memory; `secrets` are prepared by the provider's `secret_bytes`."""
+    """One channel of one tenant, as held in memory; `secrets` are prepared by the provider's `secret_bytes`.
+
+    `handshake` proves us to the provider when a callback is set up: Meta's verify token, VK's confirmation code.
+    """
 
     tenant_id: str
     channel: Channel
     secrets: tuple[bytes, ...] = field(repr=False)
     keys: TenantKeys = field(repr=False)
     routing_id: str | None = None
+    handshake: bytes | None = field(default=None, repr=False)
     strict_schema: bool = True
+    strict_tenant: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,10 @@ class Item:
     """One statement of a provider.
 
     `key` and `content` are 16 bytes each: the idempotency key, and the hash of what stands under it. `own_time` is set
-    where the item falls under the stale rule (messages and receipts that carry a time of their own).
+    where the item falls under the stale rule (messages and receipts that carry a time of their own). `routing_id` is the
+    account that the item names as its own, where the provider's bodies name one. `raw` is a body by which `items` would
+    give this item alone: the delivery's own bytes where it holds one item. `reply` is answered in place of the
+    provider's success text.
     """
 
     event_type: str
@@ -110,23 +120,42 @@ class Item:
     subject: str = "-"
     kafka_key: str = "-"
     own_time: datetime | None = None
+    routing_id: str | None = None
+    reply: bytes | None = field(default=None, repr=False)
 
 
-class Provider(Protocol):
-    """One webhook provider. A new one is one file with this shape and one line in the registry."""
+class Provider(ABC):
+    """One webhook provider. A new one is one file with a subclass and one line in the registry."""
 
-    channel: Channel
-    answers: Answers
-    key_days: int
+    channel: ClassVar[Channel]
+    answers: ClassVar[Answers] = Answers()
+    #: How long its keys are kept; a message older than that is stale.
+    key_days: ClassVar[int] = 14
+    #: How many times the size limit its bodies may have: some post batches.
+    body_factor: ClassVar[int] = 1
+    #: The headers, beside the signature, that `items` reads: kept with quarantined bytes, for `inbox release`.
+    kept_headers: ClassVar[tuple[bytes, ...]] = ()
 
-    def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
-        """The forms of a configured secret that `verify` compares with; made once, not per request."""
-
+    @abstractmethod
     def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
         """Whether the delivery is authentic: over the raw bytes, in constant time, with any of the secrets."""
 
+    @abstractmethod
     def items(self, delivery: Delivery) -> list[Item]:
         """The items of a body. Raises Refused when the body is not this provider's envelope."""
+
+    def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
+        """The forms of a configured secret that `verify` compares with; made once, not per request."""
+        return (secret.encode(),)
+
+    def routing_ids(self, body: bytes) -> frozenset[str]:
+        """The accounts that a body names, before it is verified: whose secrets to verify it with on a callback that
+        tenants share. Empty for anything that cannot be read, and for a provider without such callbacks."""
+        return frozenset()
+
+    def handshake(self, query: Mapping[str, str], expected: bytes) -> bytes | None:
+        """The answer to the GET by which a provider checks a callback, or None to refuse it."""
+        return None
 
 
 def hash16(content: bytes) -> bytes:

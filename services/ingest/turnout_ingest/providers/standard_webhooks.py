@@ -28,6 +28,7 @@ from turnout_ingest.providers.provider import (
     Fate,
     Headers,
     Item,
+    Provider,
     Refused,
     Time,
     canonical16,
@@ -61,10 +62,10 @@ _ENVELOPES: Any = Annotated[
 BODY: TypeAdapter[Any] = TypeAdapter(_ENVELOPES)
 
 
-class StandardWebhooks:
+class StandardWebhooks(Provider):
     channel = Channel.EVENTS
     answers = Answers(success=202, quarantined=400, conflict=409)
-    key_days = 14
+    kept_headers = (b"webhook-id",)
 
     def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
         """`whsec_` and base64, padded or not. Without the prefix libraries differ in how they read it: both ways."""

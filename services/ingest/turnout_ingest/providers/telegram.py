@@ -18,11 +18,11 @@ from turnout_common.ids import new_id
 from turnout_common.security import equal
 from turnout_ingest.contacts import label, sealed_contact, sealed_text
 from turnout_ingest.providers.provider import (
-    Answers,
     Delivery,
     Fate,
     Headers,
     Item,
+    Provider,
     Refused,
     Text,
     canonical16,
@@ -109,13 +109,9 @@ class MyChatMember(_Read):
     new_chat_member: ChatMember
 
 
-class Telegram:
+class Telegram(Provider):
     channel = Channel.TELEGRAM
-    answers = Answers(success=200, quarantined=200, conflict=200)
     key_days = 7
-
-    def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
-        return (secret.encode(),)
 
     def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
         given = headers.get(b"x-telegram-bot-api-secret-token", b"")
