@@ -47,6 +47,7 @@ class TenantSettings(BaseModel):
     grid_minutes: int = Field(15, ge=1, le=240, description="The slot grid.")
     quiet_from: int = Field(22, ge=0, le=24, description="No message from this local hour …")
     quiet_until: int = Field(9, ge=0, le=24, description="… until this one.")
+    raw_days: int = Field(30, ge=1, le=365, description="Days for which the bytes of webhooks are kept.")
     staff_map: dict[str, str] = Field(default_factory=dict, description="Source organizer ref -> staff id.")
     service_map: dict[str, str] = Field(default_factory=dict, description="Source event type -> service id.")
 
@@ -101,10 +102,15 @@ class TenantDirectory:
         self._master_key = master_key
         self._reload_seconds = reload_seconds
         self._tenants: dict[str, Tenant] = {}
+        self._by_routing_id: dict[tuple[str, str], Tenant] = {}
 
     def get(self, tenant_id: str) -> Tenant | None:
         """The tenant, or None when it is unknown."""
         return self._tenants.get(tenant_id)
+
+    def by_routing_id(self, channel: str, routing_id: str) -> Tenant | None:
+        """The one tenant to whom the provider's account belongs, whatever its status, or None."""
+        return self._by_routing_id.get((channel, routing_id))
 
     def all(self) -> list[Tenant]:
         return list(self._tenants.values())
@@ -112,7 +118,14 @@ class TenantDirectory:
     async def reload(self) -> None:
         """Reads everything that this role may read. Raises asyncpg errors; SecretError for a wrong master key."""
         async with self._pool.acquire() as connection:
-            self._tenants = await _read_tenants(connection, self._master_key)
+            tenants = await _read_tenants(connection, self._master_key)
+        self._tenants = tenants
+        self._by_routing_id = {
+            (channel.channel, channel.routing_id): tenant
+            for tenant in tenants.values()
+            for channel in tenant.channels.values()
+            if channel.routing_id is not None
+        }
 
     async def run(self) -> None:
         """Reloads for ever; a failed reload keeps the last good configuration and is logged."""
