@@ -17,7 +17,9 @@ FOLDER = Path(__file__).parent / "fixtures"
 #: Noon of the day that the fixtures play on.
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 KEYS = TenantKeys("salon", {1: bytes(range(32))})
-FOLDERS = {"calcom": "calcom", "telegram": "telegram", "events": "standard_webhooks"}
+FOLDERS = {"events": "standard_webhooks"}
+#: The account that the fixtures of a channel name as their own.
+ROUTING_IDS = {"vk": "204733001"}
 CANARIES = (
     "Quillfeather",
     "canary.quillfeather",
@@ -30,18 +32,18 @@ CANARIES = (
 
 
 def names(channel: str) -> list[str]:
-    return sorted(file.stem for file in (FOLDER / FOLDERS[channel]).glob("*.json"))
+    return sorted(file.stem for file in (FOLDER / FOLDERS.get(channel, channel)).glob("*.json"))
 
 
 def body_of(channel: str, name: str) -> bytes:
-    return (FOLDER / FOLDERS[channel] / f"{name}.json").read_bytes()
+    return (FOLDER / FOLDERS.get(channel, channel) / f"{name}.json").read_bytes()
 
 
 def value_of(channel: str, name: str) -> Any:
     return json.loads(body_of(channel, name))
 
 
-def delivered(
+def all_delivered(
     channel: str,
     body: bytes | dict[str, Any],
     headers: Headers | None = None,
@@ -49,11 +51,22 @@ def delivered(
     now: datetime = NOON,
     strict_schema: bool = True,
     routing_id: str | None = None,
-) -> Row:
-    """The one row that a verified body becomes."""
+    handshake: bytes | None = None,
+) -> list[Row]:
+    """The rows that a verified body becomes; `routing_id` is that of the fixtures unless given."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    context = ChannelContext("salon", Channel(channel), (), KEYS, routing_id, strict_schema=strict_schema)
-    (row,) = rows_of(PROVIDERS[channel], Delivery(context, headers or {}, raw, now))
+    account = routing_id or ROUTING_IDS.get(channel)
+    context = ChannelContext(
+        "salon", Channel(channel), (), KEYS, account, handshake, strict_schema=strict_schema
+    )
+    return rows_of(PROVIDERS[channel], Delivery(context, headers or {}, raw, now))
+
+
+def delivered(
+    channel: str, body: bytes | dict[str, Any], headers: Headers | None = None, **options: Any
+) -> Row:
+    """The one row that a verified body becomes; options as for `all_delivered`."""
+    (row,) = all_delivered(channel, body, headers, **options)
     return row
 
 
