@@ -89,9 +89,8 @@ def _judged(item: Item, delivery: Delivery, key_days: int) -> Item:
     """The item under the rules of address and time (design §2.2, §3)."""
     now = delivery.received_at
     if item.routing_id is not None and not _is_ours(item.routing_id, delivery.context):
-        return replace(
-            item, fate=Fate.WRONG_TENANT, reason="addressed to an account that is not this tenant's"
-        )
+        reason = "addressed to an account that is not this tenant's"
+        return replace(item, fate=Fate.WRONG_TENANT, reason=reason, reply=None)
     if item.fate is not Fate.PUBLISHED:
         return item
     if item.occurred_at > now + MOST_AHEAD:
