@@ -173,7 +173,9 @@ async def test_two_writers_with_the_same_keys_in_opposite_order_do_not_deadlock(
     blocking = blocker.transaction()
     await blocking.start()
     await blocker.execute(
-        "INSERT INTO ingest.inbox_keys VALUES ($1, 'calcom', $2, $2, gen_random_uuid())", salon, keys[150]
+        "INSERT INTO ingest.inbox_keys VALUES ($1, 'calcom', $2, $2, gen_random_uuid(), now() + interval '1 day')",
+        salon,
+        keys[150],
     )
 
     with capture_logs() as logged:

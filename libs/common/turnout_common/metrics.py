@@ -34,6 +34,13 @@ OLDEST_UNPUBLISHED = Gauge("turnout_oldest_unpublished_seconds", "Age of the old
 WEBHOOKS = Counter("turnout_webhooks_total", "Webhooks answered", ["channel", "status"])
 #: Items by their fate; the fates add up to what was received.
 ITEMS = Counter("turnout_items_total", "Items received, by fate", ["channel", "fate"])
+#: Items taken up for a commit. What it is ahead of turnout_items_total for longer than a moment has no fate: its
+#: webhooks were answered 503 and come again.
+ITEMS_RECEIVED = Counter("turnout_items_received_total", "Items taken up for a commit", ["channel"])
+#: Channels that used to speak and do not, by the rule of view ingest.silent_channels.
+CHANNELS_SILENT = Gauge(
+    "turnout_channels_silent", "Channels that used to bring items and do not", ["channel"]
+)
 #: Rows per commit of the inbox writer.
 COMMIT_ROWS = Histogram(
     "turnout_inbox_commit_rows", "Items per inbox commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -6,6 +6,7 @@ key was seen before. Promise: nothing raises, so that no body that carries a val
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from uuid import UUID
 import structlog
 
 from turnout_common.ids import new_id
+from turnout_common.security import TenantKeys
 from turnout_ingest.providers.provider import (
     NOT_TAKEN_IN,
     ChannelContext,
@@ -27,6 +29,8 @@ from turnout_ingest.providers.provider import (
 
 log = structlog.get_logger()
 MOST_AHEAD = timedelta(hours=1)
+#: A header beyond it is left out: no key and no content type is that long.
+LONGEST_HEADER = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Row:
     content_hash: bytes
     payload: str | None = field(repr=False)
     sealed: bytes | None = field(repr=False)
+    sealed_headers: bytes | None = field(default=None, repr=False)
     reply: bytes | None = field(default=None, repr=False)
 
     @property
@@ -61,10 +66,22 @@ def rows_of(provider: Provider, delivery: Delivery, others: Collection[str] = fr
     items: those are left out here."""
     request_id = new_id()
     return [
-        _row(_judged(item, delivery, provider.key_days), delivery, request_id)
+        _row(_judged(item, delivery, provider.key_days), delivery, request_id, provider.kept_headers)
         for item in _items(provider, delivery)
         if item.routing_id not in others
     ]
+
+
+def rows_again(provider: Provider, delivery: Delivery, item_id: UUID, request_id: UUID) -> list[Row]:
+    """What the kept bytes of an item come to today. The first row takes that item's place; further ones, of a body that
+    was kept whole, are new items of its request, with ids of its time."""
+    rows: list[Row] = []
+    for item in _items(provider, delivery):
+        own_id = new_id(delivery.received_at) if rows else item_id
+        event = item.event.model_copy(update={"item_id": own_id}) if item.event is not None else None
+        judged = _judged(replace(item, item_id=own_id, event=event), delivery, provider.key_days)
+        rows.append(_row(judged, delivery, request_id, provider.kept_headers))
+    return rows
 
 
 def _items(provider: Provider, delivery: Delivery) -> list[Item]:
@@ -106,11 +123,12 @@ def _is_ours(routing_id: str, context: ChannelContext) -> bool:
     return routing_id == context.routing_id if context.routing_id is not None else not context.strict_tenant
 
 
-def _row(item: Item, delivery: Delivery, request_id: UUID) -> Row:
+def _row(item: Item, delivery: Delivery, request_id: UUID, kept_headers: tuple[bytes, ...]) -> Row:
     context, published = delivery.context, item.fate is Fate.PUBLISHED
-    key, content = item.key, item.content
+    key, content, headers = item.key, item.content, None
     if item.fate in NOT_TAKEN_IN:
         key = content = hash16(b"not taken in:" + item.raw)
+        headers = _sealed_headers(delivery, kept_headers) if kept_headers else None
     return Row(
         item_id=item.item_id,
         request_id=request_id,
@@ -128,5 +146,23 @@ def _row(item: Item, delivery: Delivery, request_id: UUID) -> Row:
         content_hash=content,
         payload=item.event.model_dump_json(exclude_none=True) if published and item.event else None,
         sealed=context.keys.seal("raw", item.raw),
+        sealed_headers=headers,
         reply=item.reply,
     )
+
+
+def _sealed_headers(delivery: Delivery, names: tuple[bytes, ...]) -> bytes | None:
+    """What `items` reads beside the body, so that the same item can be made of it again; see `opened_headers`."""
+    given = ((name, delivery.headers.get(name)) for name in names)
+    kept = {
+        name.decode(): value.decode("latin-1")
+        for name, value in given
+        if value and len(value) <= LONGEST_HEADER
+    }
+    return delivery.context.keys.seal("headers", json.dumps(kept).encode()) if kept else None
+
+
+def opened_headers(keys: TenantKeys, sealed: bytes | None) -> dict[bytes, bytes]:
+    """The headers that were kept. Raises SecretError."""
+    kept = json.loads(keys.open("headers", sealed)) if sealed is not None else {}
+    return {name.encode(): value.encode("latin-1") for name, value in kept.items()}

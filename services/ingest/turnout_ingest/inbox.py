@@ -21,8 +21,9 @@ import structlog
 from turnout_common import metrics
 from turnout_common.postgres import load_queries
 from turnout_ingest.acceptance import Row
+from turnout_ingest.keys import claim
 from turnout_ingest.providers.provider import Fate, hash16
-from turnout_ingest.settling import Holder, KeyOf, Settled, columns, settle
+from turnout_ingest.settling import Settled, columns, settle
 
 log = structlog.get_logger()
 SQL = load_queries("turnout_ingest")
@@ -32,7 +33,7 @@ COMMIT_SECONDS = 1.2
 SHARDS = 8
 #: What is wrong with a value and not with the database: it stays wrong however often it is tried. The driver raises
 #: DataError as well for what it cannot encode.
-_POISON = (
+POISON = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
@@ -129,6 +130,8 @@ class Inbox:
     async def _commit(self, batch: list[Waiting]) -> None:
         """Stores `batch` and answers; while Postgres does not, tries again until nobody of it waits any more."""
         failures = 0
+        for channel, number in Counter(row.channel for waiting in batch for row in waiting.rows).items():
+            metrics.ITEMS_RECEIVED.labels(channel).inc(number)
         while batch := [waiting for waiting in batch if not waiting.fates.done()]:
             rows = [row for waiting in batch for row in waiting.rows]
             started = monotonic()
@@ -162,7 +165,7 @@ class Inbox:
         """The fates of `rows`, committed. A row that cannot be stored is found by halving and quarantined."""
         try:
             settled = await self._transaction(rows)
-        except _POISON as error:
+        except POISON as error:
             if len(rows) == 1:
                 return await self._store_poison(rows[0], error)
             middle = len(rows) // 2
@@ -179,7 +182,7 @@ class Inbox:
         )  # fmt: skip
         try:
             settled = await self._transaction([kept])
-        except _POISON as again:
+        except POISON as again:
             log.error("nor can it be quarantined", item=str(row.item_id), error=_named(again))
             return {}
         self._count(settled)
@@ -190,33 +193,12 @@ class Inbox:
         limit = asyncio.get_running_loop().call_later(COMMIT_SECONDS, connection.terminate)
         try:
             async with connection.transaction():
-                settled = settle(rows, await self._claim(connection, rows))
+                settled = settle(rows, await claim(connection, rows))
                 await connection.execute(SQL["store_items"], *columns(settled), self._shard)
         finally:
             limit.cancel()
         self.commits += 1
         return settled
-
-    async def _claim(self, connection: asyncpg.Connection, rows: Sequence[Row]) -> dict[KeyOf, Holder]:
-        """Who holds each key, and with what content: the first row here that has it, or an item received before."""
-        first: dict[KeyOf, Row] = {}
-        for row in rows:
-            first.setdefault(row.key, row)
-        keys = sorted(first)
-        tenants, channels, hashes = ([key[part] for key in keys] for part in range(3))
-        claimed = await connection.fetch(
-            SQL["claim_keys"], tenants, channels, hashes,
-            [first[key].content_hash for key in keys], [first[key].item_id for key in keys],
-        )  # fmt: skip
-        new = {record[0] for record in claimed}
-        holders = {key: (row.item_id, row.content_hash) for key, row in first.items() if row.item_id in new}
-        taken = [key for key in keys if key not in holders]
-        if taken:
-            found = await connection.fetch(
-                SQL["read_keys"], *([key[part] for key in taken] for part in range(3))
-            )
-            holders |= {tuple(record[:3]): (record[4], record[3]) for record in found}
-        return holders
 
     def _count(self, settled: Sequence[Settled]) -> None:
         self.accepted += len(settled)

@@ -26,13 +26,10 @@ class Settled:
 
 
 def settle(rows: Sequence[Row], holders: Mapping[KeyOf, Holder]) -> list[Settled]:
-    """Each row with its final fate: its own where it holds its key, else duplicate or conflict.
-
-    A key whose holder was pruned in the meantime counts as held by the same content.
-    """
+    """Each row with its final fate: its own where it holds its key, else duplicate or conflict."""
     settled = []
     for row in rows:
-        item_id, content = holders.get(row.key, (None, row.content_hash))
+        item_id, content = holders[row.key]
         if item_id == row.item_id:
             settled.append(Settled(row, row.fate, row.reason, None))
         elif content == row.content_hash:
@@ -68,4 +65,5 @@ def _values(settled: Settled) -> tuple[object, ...]:
         settled.first_item_id,
         row.payload if fate is Fate.PUBLISHED else None,
         None if fate is Fate.DUPLICATE else row.sealed,
+        None if fate is Fate.DUPLICATE else row.sealed_headers,
     )

@@ -25,36 +25,46 @@ CREATE TABLE ingest.inbox (
   key_hash bytea NOT NULL,
   first_item_id uuid,
   payload text,
-  CHECK ((fate = 'published') = (payload IS NOT NULL)),
+  released_at timestamptz,
+  erased_at timestamptz,
+  CHECK ((fate = 'published') = (payload IS NOT NULL OR erased_at IS NOT NULL)),
+  CHECK (erased_at IS NULL OR payload IS NULL),
   CHECK ((fate = 'published') = (reason IS NULL))
 );
 COMMENT ON COLUMN ingest.inbox.reason IS 'why it was not published, in words for a person; never a value out of the body';
 COMMENT ON COLUMN ingest.inbox.first_item_id IS 'for a duplicate or a conflict: the item that holds the key';
+COMMENT ON COLUMN ingest.inbox.released_at IS 'when `inbox release` gave it the fate that it has; it took a new seq then';
+COMMENT ON COLUMN ingest.inbox.erased_at IS 'when the payload went, with the raw bytes: it holds sealed contact data';
 CREATE INDEX inbox_by_tenant ON ingest.inbox (tenant_id, seq DESC);
 -- The recovery check walks receipts apart, and there may be none among millions of items.
 CREATE INDEX inbox_receipts ON ingest.inbox (seq) WHERE kind = 'receipt' AND fate = 'published';
+-- What `inbox release` looks through: next to nothing among millions of items.
+CREATE INDEX inbox_not_taken_in ON ingest.inbox (item_id) WHERE fate IN ('quarantined', 'wrong_tenant');
 
--- The unique keys of the effect "received": rows are pruned by age (Telegram 7 days, the rest 14).
+-- The unique keys of the effect "received". A key is free once `kept_until` has passed (Telegram 7 days, the rest 14),
+-- pruned or not. Without an index by age: `prune` walks the pages, and the hot path has one index less to write.
 CREATE TABLE ingest.inbox_keys (
   tenant_id text NOT NULL,
   channel text NOT NULL,
   key_hash bytea NOT NULL CHECK (octet_length(key_hash) = 16),
   content_hash bytea NOT NULL CHECK (octet_length(content_hash) = 16),
   item_id uuid NOT NULL,
-  created_at timestamptz NOT NULL DEFAULT now(),
+  kept_until timestamptz NOT NULL,
   PRIMARY KEY (tenant_id, channel, key_hash)
 );
-CREATE INDEX inbox_keys_by_age ON ingest.inbox_keys USING brin (created_at);
 
--- The bytes as they came, sealed under the tenant's key (purpose `raw`), kept 30 days; of duplicates only the first.
+-- The bytes as they came, sealed under the tenant's key (purpose `raw`), kept for the tenant's raw_days; of duplicates
+-- only the first. Item ids grow with time: `prune` walks the primary key.
 CREATE TABLE ingest.raw_items (
   item_id uuid PRIMARY KEY,
   tenant_id text NOT NULL,
   sealed bytea NOT NULL,
+  sealed_headers bytea,
   received_at timestamptz NOT NULL
 );
+COMMENT ON COLUMN ingest.raw_items.sealed_headers IS
+  'of what was not taken in: the headers that its adapter reads, sealed under purpose `headers`, for `inbox release`';
 ALTER TABLE ingest.raw_items ALTER COLUMN sealed SET STORAGE EXTERNAL; -- what is encrypted does not compress
-CREATE INDEX raw_items_by_age ON ingest.raw_items USING brin (received_at);
 
 -- Per writer (`shard`), so that two of them never wait for each other's counter.
 CREATE TABLE ingest.fate_counts (
@@ -63,10 +73,14 @@ CREATE TABLE ingest.fate_counts (
   day date NOT NULL,
   fate text NOT NULL,
   shard smallint NOT NULL,
-  items bigint NOT NULL CHECK (items > 0),
-  PRIMARY KEY (tenant_id, channel, day, fate, shard)
+  items bigint NOT NULL,
+  last_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, channel, day, fate, shard),
+  CHECK (items > 0 OR shard = -1)
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN ingest.fate_counts.day IS 'UTC day of receipt';
+COMMENT ON COLUMN ingest.fate_counts.shard IS '-1: moves of `inbox release`, which takes an item from one fate to another';
+COMMENT ON COLUMN ingest.fate_counts.last_at IS 'receipt of the youngest of them';
 
 CREATE TABLE ingest.outbox (
   outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -92,15 +106,45 @@ CREATE VIEW ingest.inbox_list WITH (security_invoker = true) AS
   SELECT i.seq, i.received_at, i.tenant_id, i.channel, i.kind, i.event_type, i.fate,
          coalesce(i.reason, CASE WHEN o.item_id IS NULL THEN 'published to inbound_webhooks'
                                  ELSE 'accepted, waits for publishing' END) AS reason,
-         i.occurred_at, i.item_id, i.request_id, i.first_item_id, o.item_id IS NOT NULL AS waiting
+         i.occurred_at, i.item_id, i.request_id, i.first_item_id, i.released_at, i.erased_at,
+         o.item_id IS NOT NULL AS waiting
   FROM ingest.inbox i
   LEFT JOIN LATERAL (SELECT item_id FROM ingest.outbox o WHERE o.item_id = i.item_id LIMIT 1) o ON true;
 CREATE VIEW ingest.fates WITH (security_invoker = true) AS
   SELECT tenant_id, channel, day, fate, sum(items)::bigint AS items
-  FROM ingest.fate_counts GROUP BY tenant_id, channel, day, fate;
+  FROM ingest.fate_counts GROUP BY tenant_id, channel, day, fate HAVING sum(items) <> 0;
 GRANT SELECT ON ingest.inbox_list, ingest.fates TO turnout_maintenance;
 
+-- When each channel that is on last brought an item, whatever became of it. One look into the index a channel.
+CREATE VIEW ingest.last_seen WITH (security_invoker = true) AS
+  SELECT c.tenant_id, c.channel, l.last_at
+  FROM platform.channels c
+  JOIN platform.tenants t ON t.tenant_id = c.tenant_id AND t.status = 'active'
+  LEFT JOIN LATERAL (
+    SELECT max(f.last_at) AS last_at FROM ingest.fate_counts f
+    WHERE f.tenant_id = c.tenant_id AND f.channel = c.channel
+    GROUP BY f.day ORDER BY f.day DESC LIMIT 1
+  ) l ON true
+  WHERE c.enabled;
+-- The rule of silence. A channel that used to speak brought something on at least 8 of the 14 days up to its last item,
+-- so that its closed days are known; it is silent once its longest way from one such day to the next and half a day have
+-- passed: after 36 hours where it spoke daily, after 84 where the salon is closed on Sundays and Mondays. For 30 days:
+-- what says nothing for longer does not speak any more. Days are UTC days.
+CREATE VIEW ingest.silent_channels WITH (security_invoker = true) AS
+  SELECT s.tenant_id, s.channel, s.last_at, make_interval(hours => 24 * u.longest + 12) AS usual
+  FROM ingest.last_seen s
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS days, max(day - before) AS longest FROM (
+      SELECT f.day, lag(f.day) OVER (ORDER BY f.day) AS before FROM ingest.fate_counts f
+      WHERE f.tenant_id = s.tenant_id AND f.channel = s.channel
+        AND f.day > (s.last_at AT TIME ZONE 'UTC')::date - 14
+      GROUP BY f.day) AS spoken
+  ) u
+  WHERE s.last_at < now() - interval '36 hours' AND s.last_at > now() - interval '30 days'
+    AND u.days >= 8 AND s.last_at < now() - make_interval(hours => 24 * u.longest + 12);
+GRANT SELECT ON ingest.last_seen, ingest.silent_channels TO turnout_ingest, turnout_maintenance;
+
 -- migrate:down
-DROP VIEW ingest.fates, ingest.inbox_list, ingest.oldest_unpublished;
+DROP VIEW ingest.silent_channels, ingest.last_seen, ingest.fates, ingest.inbox_list, ingest.oldest_unpublished;
 DROP TABLE ingest.missing, ingest.recovery_marks, ingest.outbox, ingest.fate_counts, ingest.raw_items,
   ingest.inbox_keys, ingest.inbox;
