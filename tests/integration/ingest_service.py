@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.probe import running, until
-from tests.webhook_fixtures import body_of, delivered
-from turnout_cli.webhooks import Webhook, calcom, signed_headers
+from tests.webhook_fixtures import ROUTING_IDS, body_of, delivered
+from turnout_cli.webhooks import Webhook, calcom, signed_body, signed_headers
 from turnout_common.clock import Clock, SystemClock
 from turnout_common.http_protocol import HTTP_OPTIONS
 from turnout_common.ids import new_id
@@ -31,11 +31,12 @@ from turnout_ingest.app import create_app
 from turnout_ingest.inbox import Inbox
 from turnout_ingest.relay import QUERIES
 from turnout_ingest.settings import IngestSettings
-from turnout_ingest.webhook import WebhookEndpoint
 
 SECRETS = {
     "calcom": "ingest-test-calcom",
     "telegram": "ingest-test-telegram",
+    "vk": "ingest-test-vk",
+    "max": "ingest-test-max",
     "events": "whsec_" + base64.b64encode(b"ingest test secret of 32 bytes!!").decode(),
 }
 
@@ -71,8 +72,11 @@ class Service:
     ) -> Answered:
         """Posts once, signed unless `headers` are given."""
         now = int(self.clock.now().timestamp())
-        sent = headers if headers is not None else signed_headers(webhook, SECRETS[webhook.channel], now)
-        return await self.request("POST", f"/webhooks/{webhook.channel}/{tenant_id}", webhook.body, sent)
+        path, secret = f"/webhooks/{webhook.channel}/{tenant_id}", SECRETS[webhook.channel]
+        if headers is not None:
+            return await self.request("POST", path, webhook.body, headers)
+        sent = signed_headers(webhook, secret, now)
+        return await self.request("POST", path, signed_body(webhook, secret), sent)
 
     async def request(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -120,8 +124,7 @@ async def ingest(
         queue_items=settings.inbox_queue_items,
         after_commit=moved.wake,
     )
-    endpoint = WebhookEndpoint(directory, inbox, settings, clock or SystemClock())
-    app = create_app(endpoint, pool, directory, inbox)
+    app = create_app(settings, clock or SystemClock(), pool, directory, inbox)
     loops = [inbox.run()] + ([moved.run()] if relay else [])
     async with running(*loops), serving(app) as url, aiohttp.ClientSession(timeout=TIMEOUT) as http:
         yield Service(url, http, inbox, moved, directory, clock or SystemClock())
@@ -146,11 +149,19 @@ async def _started(server: Server) -> bool:
 
 
 async def add_channels(database: Database, tenant_id: str, secrets: Mapping[str, str] = SECRETS) -> None:
-    """Turns the tenant's channels on."""
+    """Turns the tenant's channels on. An account that the fixtures name goes over to it from another test's tenant."""
     connection = await asyncpg.connect(database.dsn("platform"))
     try:
         for channel, secret in secrets.items():
-            await set_channel(connection, MASTER_KEY, tenant_id, channel, secret=secret, actor="test")
+            account = ROUTING_IDS.get(channel)
+            await connection.execute(
+                "UPDATE platform.channels SET routing_id = NULL WHERE channel = $1 AND routing_id = $2",
+                channel,
+                account,
+            )
+            await set_channel(
+                connection, MASTER_KEY, tenant_id, channel, secret=secret, routing_id=account, actor="test"
+            )
     finally:
         await connection.close()
 

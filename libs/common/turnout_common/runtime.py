@@ -10,7 +10,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,10 @@ from fastapi import FastAPI
 
 from turnout_common.http_protocol import HTTP_OPTIONS
 from turnout_common.settings import ServiceSettings
+from turnout_common.workers import Worker, run_workers, this_worker
 
 log = structlog.get_logger()
+DRAIN_SECONDS = 10
 
 
 class _Server(uvicorn.Server):
@@ -40,23 +42,44 @@ def run_process(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
+def run_processes(
+    module: str,
+    count: int,
+    settings: ServiceSettings,
+    main: Callable[[Worker | None], Coroutine[Any, Any, int]],
+) -> int:
+    """Runs a service in this process or, for a `count` above 1, as that many workers of `python -m module`.
+
+    Gives the exit status. Raises OSError when the workers' port cannot be had.
+    """
+    worker = this_worker(sys.argv[1:])
+    if worker is not None:
+        worker.end_with_parent(settings.stop_seconds + DRAIN_SECONDS)
+    elif count > 1:
+        return run_workers(module, count, settings.http_host, settings.http_port)
+    return run_process(main(worker))
+
+
 async def serve(
     app: FastAPI | Any,
     settings: ServiceSettings,
     loops: dict[str, Coroutine[Any, Any, None]],
+    *,
+    worker: Worker | None = None,
     **uvicorn_options: Any,
 ) -> int:
-    """Serves until a signal or until a loop fails; gives the exit status."""
+    """Serves until a signal or until a loop fails; gives the exit status. A `worker` serves on its own sockets."""
     options: dict[str, Any] = {
         **HTTP_OPTIONS,
         "host": settings.http_host,
         "port": settings.http_port,
-        "timeout_graceful_shutdown": 10,
+        "timeout_graceful_shutdown": DRAIN_SECONDS,
     } | uvicorn_options
     server = _Server(uvicorn.Config(app, **options))
     gc.freeze()  # what was imported lives for ever; the collector need not walk it
     gc.set_threshold(20_000, 20, 50)  # a batch makes tens of thousands of objects and no cycles
-    serving = asyncio.create_task(server.serve(), name="http")
+    sockets = worker.listening() if worker is not None else None
+    serving = asyncio.create_task(server.serve(sockets), name="http")
     tasks = {asyncio.create_task(loop, name=name) for name, loop in loops.items()}
     done, _ = await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     failed = [task for task in done if task is not serving]

@@ -8,11 +8,15 @@ from typing import Any
 import asyncpg
 from fastapi import FastAPI
 
+from turnout_common.clock import Clock
 from turnout_common.health import health_router
+from turnout_common.operations import ForAllWorkers
 from turnout_common.postgres import load_queries
 from turnout_common.tenants import TenantDirectory
+from turnout_common.workers import Worker
 from turnout_ingest.inbox import Inbox
 from turnout_ingest.providers import PROVIDERS
+from turnout_ingest.settings import IngestSettings
 from turnout_ingest.webhook import PREFIX, WebhookEndpoint
 
 SQL = load_queries("turnout_ingest")
@@ -22,15 +26,16 @@ ANSWER_SECONDS = 2.0
 class IngestApp(FastAPI):
     """FastAPI, save that webhooks pass its layers by: they were measured to cost more than all that a webhook needs."""
 
-    def __init__(self, webhooks: WebhookEndpoint, **options: Any) -> None:
+    def __init__(self, webhooks: WebhookEndpoint, worker: Worker | None, **options: Any) -> None:
         super().__init__(**options)
         self._webhooks = webhooks
+        self._rest: Any = ForAllWorkers(super().__call__, worker) if worker else super().__call__
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._webhooks(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await self._rest(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
@@ -61,7 +66,12 @@ class Question:
 
 
 def create_app(
-    webhooks: WebhookEndpoint, pool: asyncpg.Pool, directory: TenantDirectory, inbox: Inbox
+    settings: IngestSettings,
+    clock: Clock,
+    pool: asyncpg.Pool,
+    directory: TenantDirectory,
+    inbox: Inbox,
+    worker: Worker | None = None,
 ) -> IngestApp:
     """Everything that ingest answers on HTTP."""
     alive, backlog = Question(pool, SQL["alive"]), Question(pool, SQL["backlog"])
@@ -84,7 +94,8 @@ def create_app(
             return figures | {"fault": f"postgres does not answer ({type(error).__name__})"}
         return figures | {"lag": found["waiting"], "oldest_unpublished_seconds": found["oldest_seconds"]}
 
-    app = IngestApp(webhooks, title="Turnout ingest", version="1", docs_url=None, redoc_url=None)
+    webhooks = WebhookEndpoint(directory, inbox, settings, clock)
+    app = IngestApp(webhooks, worker, title="Turnout ingest", version="1", docs_url=None, redoc_url=None)
     app.include_router(health_router("ingest", readiness, status))
     return app
 

@@ -11,18 +11,18 @@ from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import connect, create_pool
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay
-from turnout_common.runtime import run_process, serve
+from turnout_common.runtime import run_processes, serve
 from turnout_common.security import SecretError
 from turnout_common.tenants import TenantDirectory
+from turnout_common.workers import Worker
 from turnout_ingest.app import create_app
-from turnout_ingest.inbox import Inbox
+from turnout_ingest.inbox import SHARDS, Inbox
 from turnout_ingest.relay import QUERIES, WATCHES
 from turnout_ingest.settings import IngestSettings, load_settings
-from turnout_ingest.webhook import WebhookEndpoint
 
 
-async def run(settings: IngestSettings) -> int:
-    """Runs until a signal or until a loop fails; gives the exit status."""
+async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
+    """Runs until a signal or until a loop fails; gives the exit status. Of several workers the first publishes."""
     dsn = settings.postgres_dsn.get_secret_value()
     pool = await create_pool(dsn, "turnout-ingest")
     directory = TenantDirectory(pool, settings.master_key_bytes(), settings.tenant_reload_seconds)
@@ -31,12 +31,15 @@ async def run(settings: IngestSettings) -> int:
     inbox = Inbox(
         lambda: connect(dsn, "turnout-ingest-inbox"),
         queue_items=settings.inbox_queue_items,
-        after_commit=relay.wake,
+        after_commit=worker.calling(relay.wake) if worker else relay.wake,
+        shard=(worker.seed + worker.index) % SHARDS if worker else None,
     )
-    recovery = RecoveryCheck("ingest", settings, pool, WATCHES, relay.wake)
-    app = create_app(WebhookEndpoint(directory, inbox, settings, SystemClock()), pool, directory, inbox)
-    loops = {"inbox": inbox.run(), "relay": relay.run(), "recovery": recovery.run()}
-    return await serve(app, settings, loops | {"tenants": directory.run()})
+    app = create_app(settings, SystemClock(), pool, directory, inbox, worker)
+    loops = {"inbox": inbox.run(), "tenants": directory.run()}
+    if worker is None or worker.first:
+        check = RecoveryCheck("ingest", settings, pool, WATCHES, relay.wake)
+        loops |= {"relay": relay.run(), "recovery": check.run()}
+    return await serve(app, settings, loops, worker=worker)
 
 
 def main() -> int:
@@ -47,7 +50,7 @@ def main() -> int:
         return 2
     configure_logging("ingest", settings.log_level, settings.log_format)
     try:
-        return run_process(run(settings))
+        return run_processes("turnout_ingest.main", settings.workers, settings, lambda w: run(settings, w))
     except (OSError, asyncpg.PostgresError, SecretError) as error:
         sys.stderr.write(f"ingest does not start: {type(error).__name__}: {error}\n")
         return 1

@@ -27,6 +27,13 @@ class IngestSettings(ServiceSettings):
         10_000, ge=1, description="Items that may wait for a commit; over it the answer is 503."
     )
 
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the port, for more than one processor core; the first takes 4 connections to Postgres, each further one 3.",
+    )
+
     def master_key_bytes(self) -> bytes:
         """The master key. Raises SecretError."""
         value = self.master_key.get_secret_value() if self.master_key is not None else None

@@ -1,0 +1,124 @@
+"""/ready, /status and /metrics of a service that runs as several workers: one answer for all of them.
+
+In: a request to the service's port. Out: what all workers say of themselves, each asked on its private socket and put
+together; a worker that does not answer makes the service not ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from turnout_common.workers import Worker
+
+Message = MutableMapping[str, Any]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+#: Over what a worker needs to find that Postgres does not answer.
+ANSWER_SECONDS = 3.0
+#: Figures of `/status` that each worker counts for itself.
+COUNTED = ("accepted", "events")
+#: Gauges that add up; of the others the largest counts.
+ADDED_GAUGES = ("process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds")
+_ADDED = ("counter", "histogram", "summary")
+
+
+class ForAllWorkers:
+    """An ASGI application before a worker's own: it answers for all workers what the operator asks of the service."""
+
+    def __init__(self, own: App, worker: Worker) -> None:
+        self._own = own
+        self._worker = worker
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        together = TOGETHER.get(scope["path"]) if scope["type"] == "http" else None
+        if together is None or scope["method"] != "GET" or asked_in_private(scope):
+            await self._own(scope, receive, send)
+            return
+        answers = await asyncio.gather(*(_ask(each, scope["path"]) for each in self._worker.siblings()))
+        status, kind, body = together(answers)
+        headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def asked_in_private(scope: Message) -> bool:
+    """Whether a sibling asks: its socket has a path and no port."""
+    server = scope.get("server")
+    return server is not None and server[1] is None
+
+
+async def _ask(address: str, path: str) -> bytes | None:
+    """What a worker answers, whatever its status; None when it does not."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(address)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n".encode())
+                answer = await reader.read(-1)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return None
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def _readiness(answers: Sequence[bytes | None]) -> tuple[int, str, bytes]:
+    faults: dict[str, str] = {}
+    for index, answer in enumerate(answers):
+        faults |= json.loads(answer)["faults"] if answer else {f"worker {index}": "does not answer"}
+    body = json.dumps({"ready": not faults, "faults": faults}).encode()
+    return 503 if faults else 200, "application/json", body
+
+
+def _figures(answers: Sequence[bytes | None]) -> tuple[int, str, bytes]:
+    """The first worker's figures, with the sum of what each counts for itself."""
+    found = [json.loads(answer) for answer in answers if answer]
+    figures: dict[str, Any] = {"workers": len(answers)} | (found[0] if found else {})
+    for name in COUNTED:
+        if name in figures:
+            figures[name] = sum(each.get(name, 0) for each in found)
+    if len(found) < len(answers):
+        figures["fault"] = f"{len(answers) - len(found)} of {len(answers)} workers do not answer"
+    return 200, "application/json", json.dumps(figures).encode()
+
+
+def _metrics(answers: Sequence[bytes | None]) -> tuple[int, str, bytes]:
+    texts = [answer.decode() for answer in answers if answer]
+    return 200, CONTENT_TYPE_LATEST, generate_latest(_Sum(texts))
+
+
+class _Sum:
+    """What `generate_latest` takes for a registry."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        values: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], float]] = {}
+        for text in self._texts:
+            for family in text_string_to_metric_families(text):
+                families.setdefault(family.name, family)
+                known = values.setdefault(family.name, {})
+                added = family.type in _ADDED or family.name in ADDED_GAUGES
+                for sample in family.samples:
+                    key = sample.name, frozenset(sample.labels.items())
+                    before = known.get(key)
+                    if before is None:
+                        known[key] = sample.value
+                    else:
+                        known[key] = before + sample.value if added else max(before, sample.value)
+        for name, family in families.items():
+            summed = Metric(name, family.documentation, family.type)
+            for (sample_name, labels), value in values[name].items():
+                summed.add_sample(sample_name, dict(labels), value)
+            yield summed
+
+
+TOGETHER = {"/ready": _readiness, "/status": _figures, "/metrics": _metrics}
