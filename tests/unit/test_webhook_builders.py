@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from turnout_cli.webhooks import Webhook, calcom, facts, signed_headers, telegram
+from turnout_cli.webhooks import Webhook, calcom, facts, max, signed_body, signed_headers, telegram, vk
 from turnout_common.events import (
     BookingItem,
     BookingTrigger,
@@ -28,6 +28,8 @@ KEYS = TenantKeys("salon", {1: bytes(32)})
 SECRETS = {
     "calcom": "builder-test-calcom",
     "telegram": "builder-test-telegram",
+    "vk": "builder-test-vk",
+    "max": "builder-test-max",
     "events": "whsec_" + base64.b64encode(b"builder test secret, 32 bytes ok").decode(),
 }
 HOST = calcom.Host(4101, "Anna Weiss", "anna")
@@ -36,6 +38,8 @@ GUEST = calcom.Guest("Игорь Petrov", "igor@guest.example", "+493023125001",
 BOOKING = calcom.Booking("uid-old", 9, NOW + timedelta(days=2), HOST, KIND, GUEST, NOW - timedelta(hours=1))
 MOVED = calcom.Booking("uid-new", 10, NOW + timedelta(days=3), HOST, KIND, GUEST, NOW, 1)
 CHAT = telegram.Chat(730044112, "Igor")
+VK_CHAT = vk.Chat(730044112, 204733001)
+MAX_CHAT = max.Chat(730044112, "Igor")
 
 
 def received(webhook: Webhook, headers: Mapping[str, str] | None = None) -> list[Item]:
@@ -43,9 +47,10 @@ def received(webhook: Webhook, headers: Mapping[str, str] | None = None) -> list
     sent = headers or signed_headers(webhook, SECRETS[webhook.channel], int(NOW.timestamp()))
     raw = {name.lower().encode(): value.encode() for name, value in sent.items()}
     secrets = provider.secret_bytes(SECRETS[webhook.channel])
-    assert provider.verify(raw, webhook.body, secrets, NOW)
+    body = signed_body(webhook, SECRETS[webhook.channel])
+    assert provider.verify(raw, body, secrets, NOW)
     context = ChannelContext("salon", Channel(webhook.channel), secrets, KEYS)
-    return provider.items(Delivery(context, raw, webhook.body, NOW))
+    return provider.items(Delivery(context, raw, body, NOW))
 
 
 @pytest.mark.parametrize(
@@ -99,9 +104,17 @@ def test_calcoms_test_button_is_ignored() -> None:
         (telegram.edited(3, CHAT, 5, NOW, NOW, "Привет!"), MessageKind.TEXT),
         (telegram.contact_shared(4, CHAT, 7, NOW, "+493023125001"), MessageKind.CONTACT),
         (telegram.button(5, CHAT, 7, NOW, "offer:1"), MessageKind.BUTTON),
+        (vk.text("e1", VK_CHAT, 5, NOW, "Привет"), MessageKind.TEXT),
+        (vk.edited("e2", VK_CHAT, 5, NOW, NOW, "Привет!"), MessageKind.TEXT),
+        (vk.keyboard_button("e3", VK_CHAT, 6, NOW, "Да", "offer:1"), MessageKind.BUTTON),
+        (vk.button("e4", VK_CHAT, 7, "offer:1"), MessageKind.BUTTON),
+        (max.text(MAX_CHAT, 5, NOW, "Привет"), MessageKind.TEXT),
+        (max.edited(MAX_CHAT, 5, NOW, NOW, "Привет!"), MessageKind.TEXT),
+        (max.contact_shared(MAX_CHAT, 6, NOW, "+493023125001"), MessageKind.CONTACT),
+        (max.button(MAX_CHAT, 7, NOW, "offer:1"), MessageKind.BUTTON),
     ],
 )
-def test_telegram_messages(webhook: Webhook, kind: MessageKind) -> None:
+def test_messages(webhook: Webhook, kind: MessageKind) -> None:
     (item,) = received(webhook)
 
     assert (item.fate, item.reason) == (Fate.PUBLISHED, None)
@@ -110,8 +123,15 @@ def test_telegram_messages(webhook: Webhook, kind: MessageKind) -> None:
     assert KEYS.open_text("chat", item.event.chat_sealed) == "730044112"
 
 
-def test_a_shared_contact_is_vouched_for() -> None:
-    (item,) = received(telegram.contact_shared(4, CHAT, 7, NOW, "+493023125001"))
+@pytest.mark.parametrize(
+    "webhook",
+    [
+        telegram.contact_shared(4, CHAT, 7, NOW, "+493023125001"),
+        max.contact_shared(MAX_CHAT, 7, NOW, "+493023125001"),
+    ],
+)
+def test_a_shared_contact_is_vouched_for(webhook: Webhook) -> None:
+    (item,) = received(webhook)
 
     assert isinstance(item.event, MessageItem)
     assert item.event.contact_verified
@@ -119,12 +139,36 @@ def test_a_shared_contact_is_vouched_for() -> None:
     assert item.event.contact.phone_hash == KEYS.contact_hash("phone", "+493023125001")
 
 
-@pytest.mark.parametrize("blocked", [True, False])
-def test_telegram_consents(blocked: bool) -> None:
-    (item,) = received(telegram.bot_blocked(9, CHAT, NOW, blocked=blocked))
+@pytest.mark.parametrize(
+    ("webhook", "opted_in"),
+    [
+        (telegram.bot_blocked(9, CHAT, NOW), False),
+        (telegram.bot_blocked(9, CHAT, NOW, blocked=False), True),
+        (vk.denied("e1", VK_CHAT), False),
+        (vk.allowed("e2", VK_CHAT), True),
+        (max.stopped(MAX_CHAT, NOW), False),
+        (max.started(MAX_CHAT, NOW, "ad-7"), True),
+    ],
+)
+def test_consents(webhook: Webhook, opted_in: bool) -> None:
+    item = received(webhook)[0]
 
     assert isinstance(item.event, ConsentItem)
-    assert item.event.opted_in is not blocked
+    assert item.event.opted_in is opted_in
+
+
+def test_vk_reply_of_an_admin_is_a_fact_and_of_the_bot_is_none() -> None:
+    (by_hand,) = received(vk.reply("e1", VK_CHAT, 8, NOW, "Ждём", admin_id=5))
+    (by_bot,) = received(vk.reply("e2", VK_CHAT, 8, NOW, "Ждём", admin_id=None))
+
+    assert isinstance(by_hand.event, FactItem) and by_hand.event.fact is FactType.ADMIN_REPLY
+    assert by_bot.fate is Fate.IGNORED
+
+
+def test_vk_confirmation_is_verified_and_ignored() -> None:
+    (item,) = received(vk.confirmation(VK_CHAT))
+
+    assert (item.event_type, item.fate) == ("confirmation", Fate.IGNORED)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +198,7 @@ def test_facts(webhook: Webhook, fact: FactType) -> None:
     assert (item.event.fact, item.event.occurred_at) == (fact, NOW)
 
 
-@pytest.mark.parametrize("channel", ["calcom", "telegram", "events"])
+@pytest.mark.parametrize("channel", ["calcom", "telegram", "vk", "max", "events"])
 def test_another_secret_does_not_verify(channel: str) -> None:
     webhook = Webhook(channel, b"{}", "id-1")
     other = SECRETS[channel][:-2] + ("A=" if channel == "events" else "zz")
@@ -162,7 +206,7 @@ def test_another_secret_does_not_verify(channel: str) -> None:
     raw = {name.lower().encode(): value.encode() for name, value in headers.items()}
     provider = PROVIDERS[channel]
 
-    assert not provider.verify(raw, webhook.body, provider.secret_bytes(SECRETS[channel]), NOW)
+    assert not provider.verify(raw, signed_body(webhook, other), provider.secret_bytes(SECRETS[channel]), NOW)
 
 
 def test_a_channel_that_cannot_be_signed_is_refused() -> None:

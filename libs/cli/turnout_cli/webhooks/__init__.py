@@ -3,6 +3,6 @@
 Used by smoke, demo, bench and the tests. Times, ids and randomness are passed in.
 """
 
-from turnout_cli.webhooks.post import Answer, PostFailed, Webhook, WebhookClient, signed_headers
+from turnout_cli.webhooks.post import Answer, PostFailed, Webhook, WebhookClient, signed_body, signed_headers
 
-__all__ = ["Answer", "PostFailed", "Webhook", "WebhookClient", "signed_headers"]
+__all__ = ["Answer", "PostFailed", "Webhook", "WebhookClient", "signed_body", "signed_headers"]
