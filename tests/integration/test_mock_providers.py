@@ -105,7 +105,8 @@ async def test_unknown_behaviour_and_unknown_provider_are_told(mock: MockProvide
         assert answer.status == 400
         assert "kind" in await answer.text()
     async with mock.session.get(f"{mock.url}/_admin/pigeon/sent") as answer:
-        assert (answer.status, await answer.text()) == (404, "providers: telegram")
+        assert answer.status == 404
+        assert (await answer.text()).startswith("providers: telegram")
 
 
 async def test_forgetting_a_token_keeps_the_others(mock: MockProviders) -> None:

@@ -5,3 +5,6 @@ from __future__ import annotations
 from cyclopts import App
 
 app = App(name="reconcile", help="Compare a provider's own view with ours, and mend the difference.")
+app.command(
+    "turnout_cli.reconcile_max:reconcile_max", name="max", help="Is each bot still subscribed at MAX?"
+)
