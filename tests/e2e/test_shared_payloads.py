@@ -18,11 +18,35 @@ import pytest
 
 from tests.e2e.conftest import PAYLOADS
 from tests.e2e.stack import Turnout, running_turnout
-from tests.e2e.test_embedded import SECRETS
-from turnout_cli.webhooks import Webhook, signed_headers
+from tests.e2e.test_embedded import SECRETS as EMBEDDED_SECRETS
+from turnout_cli.webhooks import Webhook, signed_body, signed_headers
 from turnout_common.clock import SystemClock
 
-CHANNELS = {"calcom": "calcom", "telegram": "telegram", "standard_webhooks": "events"}
+CHANNELS = {
+    "calcom": "calcom",
+    "telegram": "telegram",
+    "standard_webhooks": "events",
+    "vk": "vk",
+    "max": "max",
+}
+SECRETS = EMBEDDED_SECRETS | {"vk": "e2e-vk", "max": "e2e-max"}
+#: What a channel is set up with beside its secret.
+OPTIONS = {"vk": ("--routing-id", "191949777", "--handshake", "c0de1234")}
+#: What is answered where it is not empty.
+TEXTS = {"vk/confirmation.json": "c0de1234"} | dict.fromkeys(
+    ("vk/message_deny.json", "vk/message_event.json", "vk/message_new_v5199_with_secret.json"), "ok"
+)
+#: What becomes of a sample, by its event type: a button in a group chat is nobody's word to the salon.
+FATES = {
+    ("vk", "confirmation"): "ignored",
+    ("vk", "message_deny"): "published",
+    ("vk", "message_event"): "ignored",
+    ("vk", "message_new"): "published",
+    ("max", "bot_stopped"): "published",
+    ("max", "message_callback"): "published",
+    ("max", "message_created"): "ignored",
+    ("max", "message_edited"): "published",
+}
 TENANT = "payloads"
 NO_REASON = ("published to inbound_webhooks", "accepted, waits for publishing")
 
@@ -38,7 +62,8 @@ def turnout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turnout]:
     with running_turnout(home) as started:
         started.must("tenant", "create", TENANT, "--timezone", "Europe/Berlin")
         for channel, secret in SECRETS.items():
-            started.must("tenant", "channel", "set", TENANT, channel, "--secret", secret)
+            options = ("--secret", secret, *OPTIONS.get(channel, ()))
+            started.must("tenant", "channel", "set", TENANT, channel, *options)
         yield started
 
 
@@ -47,8 +72,8 @@ def webhooks() -> Iterator[tuple[str, Webhook]]:
         for number, file in enumerate(sorted((PAYLOADS / folder).glob("*.json")), start=1):
             content = json.loads(file.read_text())
             body = content["raw_body"].encode() if "raw_body" in content else file.read_bytes()
-            if channel == "telegram":
-                body = json.dumps(dated_now(content, number)).encode()
+            if channel in CURRENT:
+                body = json.dumps(CURRENT[channel](content, number)).encode()
             yield f"{folder}/{file.name}", Webhook(channel, body, f"payload-{number}")
 
 
@@ -61,14 +86,41 @@ def dated_now(update: dict[str, Any], number: int) -> dict[str, Any]:
     return update | {"update_id": 500_000_000 + number}
 
 
-def post(turnout: Turnout, webhook: Webhook) -> int:
-    headers = signed_headers(webhook, SECRETS[webhook.channel], int(SystemClock().now().timestamp()))
-    url = f"{turnout.url('ingest')}/webhooks/{webhook.channel}/{TENANT}"
+def of_our_group(event: dict[str, Any], number: int) -> dict[str, Any]:
+    """The samples are of several groups; a message of theirs is told now."""
+    told = event.get("object", {})
+    if "message" in told:
+        now = int(SystemClock().now().timestamp())
+        told = told | {"message": told["message"] | {"date": now}}
+    return event | {"group_id": int(OPTIONS["vk"][1])} | ({"object": told} if told else {})
+
+
+def moved_to_now(update: dict[str, Any], number: int) -> dict[str, Any]:
+    """All of MAX's times, in milliseconds."""
+    now = int(SystemClock().now().timestamp() * 1000)
+    moved = {name: moved_to_now(part, number) for name, part in update.items() if isinstance(part, dict)}
+    return update | moved | ({"timestamp": now} if "timestamp" in update else {})
+
+
+CURRENT = {"telegram": dated_now, "vk": of_our_group, "max": moved_to_now}
+
+
+def post(turnout: Turnout, webhook: Webhook, secret: str | None = None, path: str | None = None) -> int:
+    return post_for_text(turnout, webhook, secret, path)[0]
+
+
+def post_for_text(
+    turnout: Turnout, webhook: Webhook, secret: str | None = None, path: str | None = None
+) -> tuple[int, str]:
+    key = secret or SECRETS[webhook.channel]
+    headers = signed_headers(webhook, key, int(SystemClock().now().timestamp()))
+    url = f"{turnout.url('ingest')}/webhooks/{path or webhook.channel}/{TENANT}"
+    request = Request(url, data=signed_body(webhook, key), headers=headers, method="POST")
     try:
-        with urlopen(Request(url, data=webhook.body, headers=headers, method="POST"), timeout=30) as answer:
-            return int(answer.status)
+        with urlopen(request, timeout=30) as answer:
+            return int(answer.status), answer.read().decode()
     except HTTPError as error:
-        return error.code
+        return error.code, ""
 
 
 def test_every_sample_is_answered_with_success_and_ends_with_a_fate(turnout: Turnout) -> None:
@@ -79,7 +131,8 @@ def test_every_sample_is_answered_with_success_and_ends_with_a_fate(turnout: Tur
             assert SystemClock().now() < deadline
             time.sleep(0.2)
 
-    answers = {name: post(turnout, webhook) for name, webhook in webhooks()}
+    told = {name: post_for_text(turnout, webhook) for name, webhook in webhooks()}
+    answers = {name: status for name, (status, _) in told.items()}
     items = turnout.must_json("inbox", "list", "--tenant", TENANT, "--limit", "100")
 
     assert {name: status for name, status in answers.items() if not 200 <= status < 300} == {}
@@ -87,3 +140,23 @@ def test_every_sample_is_answered_with_success_and_ends_with_a_fate(turnout: Tur
     assert all(item["reason"] for item in items)
     unpublished = [item for item in items if item["fate"] not in ("published", "duplicate")]
     assert all(item["reason"] not in NO_REASON for item in unpublished)
+    assert {name: text for name, (_, text) in told.items() if name in TEXTS} == TEXTS
+    assert all(text == "" for name, (_, text) in told.items() if name.startswith("max/"))
+    first_fates = {
+        (item["channel"], item["event_type"]): item["fate"] for item in items if item["fate"] != "duplicate"
+    }
+    assert {kind: fate for kind, fate in first_fates.items() if kind in FATES} == FATES
+
+
+@pytest.mark.parametrize("channel", ["vk", "max"])
+def test_sample_with_another_secret_is_refused(turnout: Turnout, channel: str) -> None:
+    found = [webhook for _, webhook in webhooks() if webhook.channel == channel]
+
+    assert {post(turnout, webhook, "not-the-secret") for webhook in found} == {401}
+
+
+def test_samples_of_vk_and_max_are_taken_in_under_their_old_name(turnout: Turnout) -> None:
+    found = [webhook for _, webhook in webhooks() if webhook.channel in ("vk", "max")]
+
+    assert {post(turnout, webhook, path="vkmax") for webhook in found} == {200}
+    assert {post(turnout, webhook, "not-the-secret", "vkmax") for webhook in found} == {401}
