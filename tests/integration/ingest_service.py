@@ -35,6 +35,8 @@ from turnout_ingest.settings import IngestSettings
 SECRETS = {
     "calcom": "ingest-test-calcom",
     "telegram": "ingest-test-telegram",
+    "whatsapp": "ingest-test-whatsapp",
+    "instagram": "ingest-test-instagram",
     "vk": "ingest-test-vk",
     "max": "ingest-test-max",
     "events": "whsec_" + base64.b64encode(b"ingest test secret of 32 bytes!!").decode(),

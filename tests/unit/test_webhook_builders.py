@@ -8,7 +8,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from turnout_cli.webhooks import Webhook, calcom, facts, max, signed_body, signed_headers, telegram, vk
+from turnout_cli.webhooks import (
+    Webhook,
+    calcom,
+    facts,
+    instagram,
+    max,
+    signed_body,
+    signed_headers,
+    telegram,
+    vk,
+    whatsapp,
+)
 from turnout_common.events import (
     BookingItem,
     BookingTrigger,
@@ -17,6 +28,7 @@ from turnout_common.events import (
     FactType,
     MessageItem,
     MessageKind,
+    ReceiptItem,
 )
 from turnout_common.events.values import Channel
 from turnout_common.security import TenantKeys
@@ -29,6 +41,8 @@ SECRETS = {
     "calcom": "builder-test-calcom",
     "telegram": "builder-test-telegram",
     "vk": "builder-test-vk",
+    "whatsapp": "builder-test-whatsapp",
+    "instagram": "builder-test-instagram",
     "max": "builder-test-max",
     "events": "whsec_" + base64.b64encode(b"builder test secret, 32 bytes ok").decode(),
 }
@@ -40,6 +54,12 @@ MOVED = calcom.Booking("uid-new", 10, NOW + timedelta(days=3), HOST, KIND, GUEST
 CHAT = telegram.Chat(730044112, "Igor")
 VK_CHAT = vk.Chat(730044112, 204733001)
 MAX_CHAT = max.Chat(730044112, "Igor")
+NUMBER = whatsapp.Number("310044550066", "493055500110")
+WA_CLIENT = whatsapp.Client("493023125001", "Игорь", "DE.7300441129")
+BY_USERNAME = whatsapp.Client(None, "Игорь", "DE.7300441129")
+ACCOUNT, IG_CLIENT = "17841400730001", "1730044112555"
+#: The accounts that a provider's bodies name as their own.
+ROUTING_IDS = {"whatsapp": NUMBER.phone_number_id, "instagram": ACCOUNT}
 
 
 def received(webhook: Webhook, headers: Mapping[str, str] | None = None) -> list[Item]:
@@ -49,7 +69,8 @@ def received(webhook: Webhook, headers: Mapping[str, str] | None = None) -> list
     secrets = provider.secret_bytes(SECRETS[webhook.channel])
     body = signed_body(webhook, SECRETS[webhook.channel])
     assert provider.verify(raw, body, secrets, NOW)
-    context = ChannelContext("salon", Channel(webhook.channel), secrets, KEYS)
+    account = ROUTING_IDS.get(webhook.channel)
+    context = ChannelContext("salon", Channel(webhook.channel), secrets, KEYS, account)
     return provider.items(Delivery(context, raw, body, NOW))
 
 
@@ -172,6 +193,107 @@ def test_vk_confirmation_is_verified_and_ignored() -> None:
 
 
 @pytest.mark.parametrize(
+    ("webhook", "kind", "button"),
+    [
+        (whatsapp.text(NUMBER, WA_CLIENT, "wamid.1", NOW, "Привет"), MessageKind.TEXT, None),
+        (whatsapp.text(NUMBER, BY_USERNAME, "wamid.2", NOW, "Привет"), MessageKind.TEXT, None),
+        (
+            whatsapp.quick_reply(NUMBER, WA_CLIENT, "wamid.3", NOW, "confirm:1", "Да", "wamid.0"),
+            MessageKind.BUTTON,
+            "confirm:1",
+        ),
+        (
+            whatsapp.button_reply(NUMBER, WA_CLIENT, "wamid.4", NOW, "offer:1", "10:00", "wamid.0"),
+            MessageKind.BUTTON,
+            "offer:1",
+        ),
+        (
+            whatsapp.list_reply(NUMBER, WA_CLIENT, "wamid.5", NOW, "staff:1", "Anna", "wamid.0"),
+            MessageKind.BUTTON,
+            "staff:1",
+        ),
+        (instagram.text(ACCOUNT, IG_CLIENT, "mid.1", NOW, "Привет"), MessageKind.TEXT, None),
+        (
+            instagram.quick_reply(ACCOUNT, IG_CLIENT, "mid.2", NOW, "offer:1", "10:00"),
+            MessageKind.BUTTON,
+            "offer:1",
+        ),
+        (
+            instagram.postback(ACCOUNT, IG_CLIENT, "mid.3", NOW, "book:1", "Book"),
+            MessageKind.BUTTON,
+            "book:1",
+        ),
+    ],
+)
+def test_messages_of_meta(webhook: Webhook, kind: MessageKind, button: str | None) -> None:
+    (item,) = received(webhook)
+
+    assert (item.fate, item.reason, item.routing_id) == (Fate.PUBLISHED, None, ROUTING_IDS[webhook.channel])
+    assert isinstance(item.event, MessageItem)
+    assert (item.event.kind, item.event.button, item.event.sent_at) == (kind, button, NOW)
+    assert webhook.body.isascii()
+
+
+@pytest.mark.parametrize(
+    ("webhook", "status", "reason"),
+    [
+        (whatsapp.status(NUMBER, WA_CLIENT, "wamid.0", NOW, "sent"), "sent", None),
+        (whatsapp.status(NUMBER, WA_CLIENT, "wamid.0", NOW, "delivered"), "delivered", None),
+        (whatsapp.status(NUMBER, WA_CLIENT, "wamid.0", NOW, "read"), "read", None),
+        (whatsapp.status(NUMBER, WA_CLIENT, "wamid.0", NOW, "failed", 131026), "failed", "code_131026"),
+        (instagram.read(ACCOUNT, IG_CLIENT, "wamid.0", NOW), "read", None),
+    ],
+)
+def test_receipts_of_meta(webhook: Webhook, status: str, reason: str | None) -> None:
+    (item,) = received(webhook)
+
+    assert isinstance(item.event, ReceiptItem)
+    assert (item.event.provider_message_id, item.event.status, item.event.reason) == (
+        "wamid.0",
+        status,
+        reason,
+    )
+
+
+@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("client", [WA_CLIENT, BY_USERNAME])
+def test_whatsapp_preferences_are_consents_of_the_chat_that_the_client_writes_in(
+    client: whatsapp.Client, stop: bool
+) -> None:
+    (item,) = received(whatsapp.preference(NUMBER, client, NOW, stop=stop))
+    (written,) = received(whatsapp.text(NUMBER, client, "wamid.1", NOW, "hi"))
+
+    assert isinstance(item.event, ConsentItem) and isinstance(written.event, MessageItem)
+    assert (item.event.opted_in, item.event.chat_hash) == (not stop, written.event.chat_hash)
+
+
+def test_instagram_answer_by_hand_is_a_fact_and_an_apps_or_an_unsent_message_is_none() -> None:
+    (by_hand,) = received(instagram.echo(ACCOUNT, IG_CLIENT, "mid.4", NOW, "Ждём"))
+    (by_app,) = received(instagram.echo(ACCOUNT, IG_CLIENT, "mid.5", NOW, "Ждём", app_id=7))
+    (unsent,) = received(instagram.unsent(ACCOUNT, IG_CLIENT, "mid.1", NOW))
+
+    assert isinstance(by_hand.event, FactItem) and by_hand.event.fact is FactType.ADMIN_REPLY
+    assert by_hand.event.chat_hash == KEYS.contact_hash("instagram", IG_CLIENT)
+    assert (by_app.fate, unsent.fate) == (Fate.IGNORED, Fate.IGNORED)
+
+
+def test_batch_holds_the_items_of_its_parts() -> None:
+    parts = [
+        whatsapp.text(NUMBER, WA_CLIENT, "wamid.1", NOW, "Привет"),
+        whatsapp.status(NUMBER, WA_CLIENT, "wamid.0", NOW, "read"),
+        whatsapp.preference(NUMBER, WA_CLIENT, NOW),
+    ]
+    shown = [
+        instagram.text(ACCOUNT, IG_CLIENT, "mid.1", NOW, "hi"),
+        instagram.read(ACCOUNT, IG_CLIENT, "mid.0", NOW),
+    ]
+
+    for batched, singles in ((whatsapp.batch(*parts), parts), (instagram.batch(*shown), shown)):
+        alone = [item for webhook in singles for item in received(webhook)]
+        assert [(i.key, i.content) for i in received(batched)] == [(i.key, i.content) for i in alone]
+
+
+@pytest.mark.parametrize(
     ("webhook", "fact"),
     [
         (facts.completed("f1", NOW, "u"), FactType.SERVICE_COMPLETED),
@@ -198,7 +320,7 @@ def test_facts(webhook: Webhook, fact: FactType) -> None:
     assert (item.event.fact, item.event.occurred_at) == (fact, NOW)
 
 
-@pytest.mark.parametrize("channel", ["calcom", "telegram", "vk", "max", "events"])
+@pytest.mark.parametrize("channel", sorted(SECRETS))
 def test_another_secret_does_not_verify(channel: str) -> None:
     webhook = Webhook(channel, b"{}", "id-1")
     other = SECRETS[channel][:-2] + ("A=" if channel == "events" else "zz")

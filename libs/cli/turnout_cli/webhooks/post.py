@@ -65,6 +65,9 @@ def signed_headers(webhook: Webhook, secret: str, unix_seconds: int) -> dict[str
             return headers | {"X-Max-Bot-Api-Secret": secret}
         case "vk":
             return headers
+        case "whatsapp" | "instagram":
+            digest = hmac.digest(secret.encode(), webhook.body, "sha256").hex()
+            return headers | {"X-Hub-Signature-256": f"sha256={digest}"}
         case "events":
             return headers | {
                 "webhook-id": webhook.webhook_id,
