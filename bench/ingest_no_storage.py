@@ -10,7 +10,7 @@ import uvicorn
 from turnout_common.clock import SystemClock
 from turnout_common.http_protocol import HTTP_OPTIONS
 from turnout_common.log_setup import configure_logging
-from turnout_common.tenants import TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
 from turnout_ingest.acceptance import Row
 from turnout_ingest.inbox import Inbox
 from turnout_ingest.providers.provider import Fate
@@ -49,7 +49,7 @@ class Application:
         settings = IngestSettings()
         configure_logging("no-storage", settings.log_level, settings.log_format)
         async with asyncpg.create_pool(settings.postgres_dsn.get_secret_value(), min_size=0) as pool:
-            directory = TenantDirectory(pool, settings.master_key_bytes())
+            directory = TenantDirectory(pool, settings.master_keys())
             await directory.reload()
         inbox = AtOnce(_nowhere, queue_items=settings.inbox_queue_items)
         self._endpoint = WebhookEndpoint(directory, inbox, settings, SystemClock())

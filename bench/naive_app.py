@@ -20,7 +20,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 
 from turnout_common.clock import SystemClock
 from turnout_common.postgres import load_queries
-from turnout_common.tenants import TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
 from turnout_ingest.acceptance import Row, rows_of
 from turnout_ingest.inbox import SHARDS
 from turnout_ingest.providers import PROVIDERS
@@ -40,7 +40,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = IngestSettings()
     dsn = settings.postgres_dsn.get_secret_value()
     async with asyncpg.create_pool(dsn, min_size=POOL, max_size=POOL) as pool:
-        directory = TenantDirectory(pool, settings.master_key_bytes())
+        directory = TenantDirectory(pool, settings.master_keys())
         await directory.reload()
         made = {t.tenant_id: _made_ready("calcom", t, settings) for t in directory.all()}
         app.state.routes = {tenant_id: route for tenant_id, route in made.items() if route is not None}

@@ -25,7 +25,8 @@ from turnout_common.http_protocol import HTTP_OPTIONS
 from turnout_common.ids import new_id
 from turnout_common.postgres import connect, create_pool
 from turnout_common.relay import Relay
-from turnout_common.tenants import TenantDirectory, set_channel
+from turnout_common.tenant_directory import TenantDirectory
+from turnout_common.tenants import set_channel
 from turnout_ingest.acceptance import Row
 from turnout_ingest.app import create_app
 from turnout_ingest.inbox import Inbox
@@ -104,10 +105,12 @@ async def ingest(
     dsn: str | None = None,
     kafka: str | None = None,
     relay: bool = True,
+    follow: bool = False,
     clock: Clock | None = None,
     **changes: Any,
 ) -> AsyncIterator[Service]:
-    """A running ingest. `dsn` and `kafka` replace the addresses; without `relay` nothing is published."""
+    """A running ingest. `dsn` and `kafka` replace the addresses; without `relay` nothing is published, with
+    `follow` changed configuration is read."""
     address = dsn or database.dsn("ingest")
     settings = IngestSettings(
         env="development",
@@ -118,7 +121,9 @@ async def ingest(
         **changes,
     )
     pool = await create_pool(address, "test-ingest")
-    directory = TenantDirectory(pool, settings.master_key_bytes(), settings.tenant_reload_seconds)
+    directory = TenantDirectory(
+        pool, settings.master_keys(), settings.tenant_reload_seconds, read_again=settings.master_keys
+    )
     await directory.reload()
     moved = Relay("ingest", settings, QUERIES)
     inbox = Inbox(
@@ -128,6 +133,8 @@ async def ingest(
     )
     app = create_app(settings, clock or SystemClock(), pool, directory, inbox)
     loops = [inbox.run()] + ([moved.run()] if relay else [])
+    if follow:
+        loops.append(directory.run(lambda: connect(address, "test-ingest-tenants")))
     async with running(*loops), serving(app) as url, aiohttp.ClientSession(timeout=TIMEOUT) as http:
         yield Service(url, http, inbox, moved, directory, clock or SystemClock())
     await pool.close()

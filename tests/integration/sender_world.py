@@ -32,7 +32,8 @@ from turnout_common.events.outbound import MessageTemplate
 from turnout_common.ids import derived_id, new_id
 from turnout_common.kafka import create_producer
 from turnout_common.postgres import create_pool
-from turnout_common.tenants import TenantDirectory, create_tenant, set_channel
+from turnout_common.tenant_directory import TenantDirectory
+from turnout_common.tenants import create_tenant, set_channel
 from turnout_mock_providers.app import create_app
 from turnout_sender.channels import ADAPTERS
 from turnout_sender.channels.http import Http

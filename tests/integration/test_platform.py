@@ -12,8 +12,8 @@ from turnout_cli.migrate import migrate
 from turnout_common import consumer, recovery, relay, tenants
 from turnout_common.postgres import create_pool
 from turnout_common.security import SecretError
+from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.tenants import (
-    TenantDirectory,
     TenantSettings,
     authenticate,
     create_api_token,
@@ -30,7 +30,15 @@ READABLE = {
     "sender": {"tenants", "data_keys", "channels"},
     "rollup": {"tenants"},
     "kpi": {"tenants"},
-    "platform": {"tenants", "data_keys", "channels", "channel_secrets", "api_tokens", "audit_log"},
+    "platform": {
+        "tenants",
+        "data_keys",
+        "channels",
+        "channel_secrets",
+        "api_tokens",
+        "audit_log",
+        "master_key",
+    },
     "maintenance": {"tenants", "data_keys", "channels"},
 }
 
@@ -134,7 +142,7 @@ async def test_secret_of_a_rotation_is_valid_until_it_expires(database: Database
 
     tenant = directory.get(tenant_id)
     assert tenant is not None
-    assert tenant.channels["calcom"].secrets == ("1 hour", "new")
+    assert tenant.channels["calcom"].secrets == ("new", "1 hour")
 
 
 async def test_wrong_master_key_is_told_and_the_last_configuration_stays(

@@ -20,9 +20,11 @@ from turnout_cli.demo_seed import channel_secrets, read_tenant
 from turnout_cli.errors import CommandError
 from turnout_common.postgres import create_pool, load_queries
 from turnout_common.security import TenantKeys
-from turnout_common.tenants import Tenant, TenantDirectory, tenant_keys
+from turnout_common.tenant_directory import TenantDirectory
+from turnout_common.tenants import Tenant, tenant_keys
 
 T = TypeVar("T")
+EVENTS_SECRET = "whsec_" + base64.b64encode(b"a secret of events, 32 bytes ...").decode()
 
 
 @pytest.fixture(autouse=True)
@@ -143,13 +145,15 @@ def test_a_tenant_is_suspended_and_resumed(database: Database, name: str) -> Non
 
 def test_the_list_is_json_for_machines(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     tenant.create(name, timezone="Europe/Berlin")
-    tenant.set_channel(name, "events", secret="whsec_AAAA")
+    tenant.set_channel(name, "events", secret=EVENTS_SECRET)
     capsys.readouterr()
 
     tenant.list_all(as_json=True)
 
     found = next(row for row in json.loads(capsys.readouterr().out) if row["tenant_id"] == name)
-    assert found["channels"] == ["events"]
+    assert found["channels"] == [
+        {"channel": "events", "enabled": True, "routing_id": None, "secrets": 1, "old_secret_until": None}
+    ]
 
 
 def test_a_token_is_printed_once_and_works(
@@ -195,7 +199,7 @@ def test_the_demo_finds_the_secrets_or_says_which_is_missing(name: str) -> None:
 
     with pytest.raises(CommandError, match="no secret for events"):
         channel_secrets(asyncio.run(read_tenant(resolve(), name)))
-    tenant.set_channel(name, "events", secret="whsec_AAAA")
+    tenant.set_channel(name, "events", secret=EVENTS_SECRET)
     assert channel_secrets(asyncio.run(read_tenant(resolve(), name)))["telegram"] == "of-telegram"
 
 

@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from tests.webhook_fixtures import KEYS, NOON, body_of
 from turnout_common.clock import FixedClock
-from turnout_common.tenants import ChannelConfig, Tenant, TenantDirectory, TenantSettings
+from turnout_common.tenant_directory import TenantDirectory
+from turnout_common.tenants import ChannelConfig, Tenant, TenantSettings
 from turnout_ingest import webhook
 from turnout_ingest.acceptance import Row
 from turnout_ingest.inbox import Inbox, InboxFull, NotStored

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout_common.security import (
+    MasterKeys,
     SecretError,
     TenantKeys,
     new_data_key,
@@ -110,7 +111,7 @@ def test_master_key_comes_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "master.key"
     file.write_text(base64.b64encode(MASTER).decode() + "\n")
 
-    assert read_master_key(None, file) == MASTER
+    assert read_master_key(None, file) == MasterKeys((MASTER,))
 
 
 def test_keys_do_not_show_in_a_representation() -> None:

@@ -396,8 +396,8 @@ def test_production_refuses_a_guessable_master_key(key: bytes) -> None:
     }
 
     with pytest.raises(SecretError, match="refused in production"):
-        SenderSettings(env="production", **fields).master_key_bytes()  # type: ignore[arg-type]
-    assert SenderSettings(env="development", **fields).master_key_bytes() == key  # type: ignore[arg-type]
+        SenderSettings(env="production", **fields).master_keys()  # type: ignore[arg-type]
+    assert SenderSettings(env="development", **fields).master_keys().newest == key  # type: ignore[arg-type]
 
 
 def test_empty_base_url_means_the_providers_own() -> None:

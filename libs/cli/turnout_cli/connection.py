@@ -23,7 +23,7 @@ from turnout_cli.errors import CommandError
 from turnout_cli.services import MOCK_PROVIDERS
 from turnout_cli.state import Home
 from turnout_cli.status import status_document
-from turnout_common.security import SecretError, read_master_key
+from turnout_common.security import MasterKeys, SecretError, read_master_key
 
 T = TypeVar("T")
 TargetName = Literal["embedded", "compose"]
@@ -105,7 +105,7 @@ class Target:
         return self.values.get("token")
 
     @property
-    def master_key(self) -> bytes:
+    def master_key(self) -> MasterKeys:
         try:
             return read_master_key(self._need("master_key_text"), None)
         except SecretError as error:

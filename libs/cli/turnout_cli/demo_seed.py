@@ -20,7 +20,8 @@ from turnout_cli.errors import CommandError
 from turnout_cli.webhooks import PostFailed, WebhookClient
 from turnout_common.clock import Clock, SystemClock
 from turnout_common.postgres import create_pool
-from turnout_common.tenants import Tenant, TenantDirectory, update_settings
+from turnout_common.tenant_directory import TenantDirectory
+from turnout_common.tenants import Tenant, update_settings
 
 CHANNELS = ("calcom", "telegram", "events")
 CONCURRENCY = 32

@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 
 from turnout_cli.errors import CommandError
-from turnout_common.security import SecretError, read_master_key, unwrap_key
+from turnout_common.security import MasterKeys, SecretError, read_master_key, unwrap_key
 
 # One tenant's broken key is that tenant's trouble; when not one of these opens, the master key is the wrong one.
 _ASKED = 100
@@ -34,7 +34,7 @@ async def require_master_key(dsn_platform: str, key_file: Path) -> None:
         )
 
 
-def _opens(master_key: bytes, row: asyncpg.Record) -> bool:
+def _opens(master_key: MasterKeys, row: asyncpg.Record) -> bool:
     try:
         unwrap_key(master_key, row["tenant_id"], row["version"], row["wrapped"])
     except SecretError:

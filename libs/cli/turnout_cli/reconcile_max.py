@@ -16,7 +16,8 @@ from turnout_cli.connection import Target, TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.output import Json, print_json, print_table, say
 from turnout_common.postgres import create_pool
-from turnout_common.tenants import ChannelConfig, Tenant, TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
+from turnout_common.tenants import ChannelConfig, Tenant
 
 API = "https://platform-api2.max.ru"
 TIMEOUT = aiohttp.ClientTimeout(total=15)

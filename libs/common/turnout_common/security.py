@@ -8,6 +8,7 @@ wrapped by one master key. Wire format of a sealed value, version 1, in base64ur
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
@@ -34,18 +35,56 @@ class SecretError(ValueError):
     """A key or a sealed value cannot be used; the message says which and what to do."""
 
 
-def read_master_key(value: str | None, file: Path | None) -> bytes:
-    """The master key's 32 bytes from its base64 text, given directly or in `file`.
+@dataclass(frozen=True)
+class MasterKeys:
+    """Master keys, newest first: during a rotation there are two, else one."""
 
-    Raises SecretError when neither is set or the key is not 32 bytes.
+    keys: tuple[bytes, ...] = field(repr=False)
+
+    @property
+    def newest(self) -> bytes:
+        return self.keys[0]
+
+    def by_id(self, key_id: bytes) -> bytes | None:
+        """The one that `master_key_id` names so, or None."""
+        return next((key for key in self.keys if master_key_id(key) == key_id), None)
+
+
+#: One key stands for itself, wherever several may be given.
+MasterKey = MasterKeys | bytes
+
+
+def read_master_key(value: str | None, file: Path | None) -> MasterKeys:
+    """The master keys from their base64 text, given directly or in `file`: one, or during a rotation several, newest
+    first, apart by a comma or on lines of their own.
+
+    Raises SecretError when neither is set or a key is not 32 bytes; OSError and ValueError for a file that is no text.
     """
     if value is None and file is None:
         raise SecretError(
             "no master key: set TURNOUT_MASTER_KEY or TURNOUT_MASTER_KEY_FILE (32 bytes in base64)"
         )
     text = value if value is not None else Path(str(file)).read_text(encoding="ascii")
+    return MasterKeys(tuple(_decoded(part) for part in text.replace(",", "\n").split() or [""]))
+
+
+def master_key_text(keys: MasterKeys, separator: str = ",") -> str:
+    """What `read_master_key` reads."""
+    return separator.join(base64.b64encode(key).decode() for key in keys.keys)
+
+
+def master_key_id(key: bytes) -> bytes:
+    """8 bytes that tell a master key from others and nothing of what it is."""
+    return hashlib.sha256(b"turnout:master-key-id:" + key).digest()[:8]
+
+
+def as_keys(master_key: MasterKey) -> MasterKeys:
+    return MasterKeys((master_key,)) if isinstance(master_key, bytes) else master_key
+
+
+def _decoded(text: str) -> bytes:
     try:
-        key = base64.b64decode(text.strip(), validate=True)
+        key = base64.b64decode(text, validate=True)
     except ValueError as error:
         raise SecretError("the master key is not base64; make one with `openssl rand -base64 32`") from error
     if len(key) != KEY_BYTES:
@@ -64,22 +103,27 @@ def new_data_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
-def wrap_key(master_key: bytes, tenant_id: str, version: int, data_key: bytes) -> bytes:
-    """The data key encrypted under the master key, bound to its tenant and version."""
+def new_master_key() -> bytes:
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def wrap_key(master_key: MasterKey, tenant_id: str, version: int, data_key: bytes) -> bytes:
+    """The data key encrypted under the newest master key, bound to its tenant and version."""
     nonce = os.urandom(NONCE_BYTES)
-    return nonce + AESGCM(master_key).encrypt(nonce, data_key, _wrap_context(tenant_id, version))
+    cipher = AESGCM(as_keys(master_key).newest)
+    return nonce + cipher.encrypt(nonce, data_key, _wrap_context(tenant_id, version))
 
 
-def unwrap_key(master_key: bytes, tenant_id: str, version: int, wrapped: bytes) -> bytes:
-    """The data key. Raises SecretError when the master key is another one or the row was moved."""
-    try:
-        return AESGCM(master_key).decrypt(
-            wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _wrap_context(tenant_id, version)
-        )
-    except InvalidTag as error:
-        raise SecretError(
-            f"data key {version} of tenant {tenant_id!r} does not open: is TURNOUT_MASTER_KEY the one it was made with?"
-        ) from error
+def unwrap_key(master_key: MasterKey, tenant_id: str, version: int, wrapped: bytes) -> bytes:
+    """The data key, by whichever master key opens it. Raises SecretError when none does or the row was moved."""
+    for key in as_keys(master_key).keys:
+        with contextlib.suppress(InvalidTag, ValueError):
+            return AESGCM(key).decrypt(
+                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _wrap_context(tenant_id, version)
+            )
+    raise SecretError(
+        f"data key {version} of tenant {tenant_id!r} does not open: is TURNOUT_MASTER_KEY the one it was made with?"
+    )
 
 
 def _wrap_context(tenant_id: str, version: int) -> bytes:

@@ -1,26 +1,29 @@
-"""Tenants: the one module that reads and writes schema `platform` (design §1, §6).
+"""Tenants: the one module that writes schema `platform`, and what a tenant is (design §1, §6).
 
-In: rows of platform.*, the master key. Out: `TenantDirectory`, configuration in memory that is read again on a timer,
-and the writers that the CLI and the admin routes call.
+In: the connection of a role that may, the master key. Out: rows of platform.*, each act in the audit log, in the
+transaction of its effect. What services hold in memory of it: tenant_directory.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import asyncpg
-import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from turnout_common.channel_secrets import BadChannelValue, require_routing_id, require_secret
 from turnout_common.postgres import Connection, load_queries
 from turnout_common.security import (
+    MasterKey,
     SecretError,
     TenantKeys,
+    as_keys,
+    master_key_id,
     new_data_key,
     new_token,
     token_hash,
@@ -28,8 +31,9 @@ from turnout_common.security import (
     wrap_key,
 )
 
-log = structlog.get_logger()
 SQL = load_queries("turnout_common", "tenants.sql")
+#: They count in a smallint, and begin anew after it: of the numbers in use two at most are left.
+MOST_SECRET_NO = 32_000
 
 
 class TenantSettings(BaseModel):
@@ -94,136 +98,6 @@ class Tenant:
         return self.keys
 
 
-class TenantDirectory:
-    """All tenants in memory, read again every `reload_seconds`. A lookup never touches the database."""
-
-    def __init__(self, pool: asyncpg.Pool, master_key: bytes | None, reload_seconds: float = 30.0) -> None:
-        self._pool = pool
-        self._master_key = master_key
-        self._reload_seconds = reload_seconds
-        self._tenants: dict[str, Tenant] = {}
-        self._by_routing_id: dict[tuple[str, str], Tenant] = {}
-
-    def get(self, tenant_id: str) -> Tenant | None:
-        """The tenant, or None when it is unknown."""
-        return self._tenants.get(tenant_id)
-
-    def by_routing_id(self, channel: str, routing_id: str) -> Tenant | None:
-        """The one tenant to whom the provider's account belongs, whatever its status, or None."""
-        return self._by_routing_id.get((channel, routing_id))
-
-    def all(self) -> list[Tenant]:
-        return list(self._tenants.values())
-
-    async def reload(self) -> None:
-        """Reads everything that this role may read. Raises asyncpg errors; SecretError for a wrong master key."""
-        async with self._pool.acquire() as connection:
-            tenants = await _read_tenants(connection, self._master_key)
-        self._tenants = tenants
-        self._by_routing_id = {
-            (channel.channel, channel.routing_id): tenant
-            for tenant in tenants.values()
-            for channel in tenant.channels.values()
-            if channel.routing_id is not None
-        }
-
-    async def run(self) -> None:
-        """Reloads for ever; a failed reload keeps the last good configuration and is logged."""
-        while True:
-            await asyncio.sleep(self._reload_seconds * random.uniform(0.9, 1.1))
-            try:
-                await self.reload()
-            except Exception as error:
-                log.warning(
-                    "tenant configuration could not be read again, the last one stays", error=repr(error)
-                )
-
-
-async def _read_tenants(connection: Connection, master_key: bytes | None) -> dict[str, Tenant]:
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        grants = await connection.fetchrow(SQL["readable_tables"])
-        assert grants is not None
-        tenants = await connection.fetch(SQL["read_tenants"])
-        keys = await connection.fetch(SQL["read_data_keys"]) if grants["data_keys"] and master_key else []
-        channels = await connection.fetch(SQL["read_channels"]) if grants["channels"] else []
-        secrets = await connection.fetch(SQL["read_channel_secrets"]) if grants["channel_secrets"] else []
-    key_rings = _open_keys(keys, master_key)
-    secrets_of: dict[tuple[str, str], list[bytes]] = {}
-    for row in secrets:
-        secrets_of.setdefault((row["tenant_id"], row["channel"]), []).append(row["sealed_secret"])
-    channels_of: dict[str, dict[str, ChannelConfig]] = {}
-    for row in channels:
-        ring = key_rings.get(row["tenant_id"])
-        sealed = secrets_of.get((row["tenant_id"], row["channel"]), [])
-        try:
-            channels_of.setdefault(row["tenant_id"], {})[row["channel"]] = _channel(row, sealed, ring)
-        except SecretError as error:
-            log.error(
-                "a channel has no usable secret or token", tenant_id=row["tenant_id"], channel=row["channel"],
-                error=str(error),
-            )  # fmt: skip
-    return {
-        row["tenant_id"]: Tenant(
-            tenant_id=row["tenant_id"],
-            status=row["status"],
-            timezone=row["timezone"],
-            currency=row["currency"],
-            locale=row["locale"],
-            demo=row["demo"],
-            settings=_settings(row["tenant_id"], row["settings"]),
-            channels=channels_of.get(row["tenant_id"], {}),
-            keys=key_rings.get(row["tenant_id"]),
-        )
-        for row in tenants
-    }
-
-
-def _settings(tenant_id: str, stored: str) -> TenantSettings:
-    """Without what only a newer version knows; the defaults where a value cannot be used."""
-    try:
-        return TenantSettings.model_validate_json(stored, extra="ignore")
-    except ValidationError as error:
-        faults = [".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)]
-        log.error("a tenant's settings cannot be used", tenant_id=tenant_id, fields=faults)
-        return TenantSettings()
-
-
-def _open_keys(rows: list[Any], master_key: bytes | None) -> dict[str, TenantKeys]:
-    """Each tenant's keys. One tenant's broken key costs the others nothing; when none opens the master key is wrong."""
-    wrapped: dict[str, dict[int, bytes]] = {}
-    for row in rows:
-        wrapped.setdefault(row["tenant_id"], {})[row["version"]] = row["wrapped"]
-    opened: dict[str, TenantKeys] = {}
-    broken: SecretError | None = None
-    for tenant_id, versions in wrapped.items():
-        assert master_key is not None
-        try:
-            keys = {
-                version: unwrap_key(master_key, tenant_id, version, key) for version, key in versions.items()
-            }
-            opened[tenant_id] = TenantKeys(tenant_id, keys)
-        except SecretError as error:
-            broken = error
-            log.error("a tenant has no usable data key", tenant_id=tenant_id, error=str(error))
-    if broken is not None and not opened:
-        raise broken
-    return opened
-
-
-def _channel(row: Any, sealed_secrets: list[bytes], keys: TenantKeys | None) -> ChannelConfig:
-    token, handshake = row["sealed_api_token"], row["sealed_handshake"]
-    return ChannelConfig(
-        channel=row["channel"],
-        enabled=row["enabled"],
-        routing_id=row["routing_id"],
-        secrets=tuple(keys.open("channel_secret", sealed).decode() for sealed in sealed_secrets)
-        if keys
-        else (),
-        api_token=keys.open("api_token", token).decode() if keys and token else None,
-        handshake=keys.open("handshake", handshake).decode() if keys and handshake else None,
-    )
-
-
 class TenantExists(ValueError):
     """The tenant is there already."""
 
@@ -232,9 +106,13 @@ class UnknownTenant(ValueError):
     """There is no such tenant."""
 
 
+class UnknownChannel(ValueError):
+    """The tenant has no such channel."""
+
+
 async def create_tenant(
     connection: Connection,
-    master_key: bytes,
+    master_key: MasterKey,
     tenant_id: str,
     timezone: str,
     *,
@@ -244,7 +122,8 @@ async def create_tenant(
     demo: bool = False,
     actor: str = "cli",
 ) -> None:
-    """A new active tenant with its first data key. Raises TenantExists; ZoneInfoNotFoundError for a bad zone."""
+    """A new active tenant with its first data key. Raises TenantExists; ZoneInfoNotFoundError for a bad zone;
+    SecretError when the master key is not the one that wraps the other tenants' keys."""
     ZoneInfo(timezone)
     overrides = (settings or TenantSettings()).model_dump_json(exclude_defaults=True)
     async with connection.transaction():
@@ -254,15 +133,16 @@ async def create_tenant(
             )
         except asyncpg.UniqueViolationError as error:
             raise TenantExists(f"tenant {tenant_id!r} exists already") from error
+        wrapping = await wrapping_key(connection, master_key)
         await connection.execute(
-            SQL["insert_data_key"], tenant_id, 1, wrap_key(master_key, tenant_id, 1, new_data_key())
+            SQL["insert_data_key"], tenant_id, 1, wrap_key(wrapping, tenant_id, 1, new_data_key())
         )
-        await _audit(connection, tenant_id, actor, "tenant.created", {"timezone": timezone})
+        await audit_act(connection, tenant_id, actor, "tenant.created", {"timezone": timezone})
 
 
 async def set_channel(
     connection: Connection,
-    master_key: bytes,
+    master_key: MasterKey,
     tenant_id: str,
     channel: str,
     *,
@@ -272,7 +152,14 @@ async def set_channel(
     handshake: str | None = None,
     actor: str = "cli",
 ) -> None:
-    """Enables a channel; what is given replaces what was stored, what is None stays. Raises UnknownTenant."""
+    """Enables a channel; what is given replaces what was stored, at once; what is None stays.
+
+    Raises UnknownTenant; BadChannelValue for what the provider could not have.
+    """
+    if secret is not None:
+        require_secret(channel, secret)
+    if routing_id is not None:
+        require_routing_id(channel, routing_id)
     async with connection.transaction():
         keys = await tenant_keys(connection, master_key, tenant_id)
         token = keys.seal("api_token", api_token.encode()) if api_token is not None else None
@@ -282,7 +169,64 @@ async def set_channel(
             sealed = keys.seal("channel_secret", secret.encode())
             await connection.execute(SQL["delete_channel_secrets"], tenant_id, channel)
             await connection.execute(SQL["insert_channel_secret"], tenant_id, channel, 1, sealed, None)
-        await _audit(connection, tenant_id, actor, "channel.set", {"channel": channel})
+        await audit_act(connection, tenant_id, actor, "channel.set", {"channel": channel})
+
+
+async def set_channel_enabled(
+    connection: Connection, tenant_id: str, channel: str, enabled: bool, *, actor: str = "cli"
+) -> None:
+    """A disabled channel's webhooks are answered 401; all that is stored of it stays. Raises UnknownChannel."""
+    async with connection.transaction():
+        if await connection.execute(SQL["enable_channel"], tenant_id, channel, enabled) != "UPDATE 1":
+            raise UnknownChannel(f"tenant {tenant_id!r} has no channel {channel}")
+        action = "channel.enabled" if enabled else "channel.disabled"
+        await audit_act(connection, tenant_id, actor, action, {"channel": channel})
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What a rotation of a secret left: until when the one before it is still valid, and how many older ones ended."""
+
+    old_until: datetime | None
+    ended: int
+
+
+async def rotate_secret(
+    connection: Connection,
+    master_key: MasterKey,
+    tenant_id: str,
+    channel: str,
+    secret: str,
+    overlap: timedelta,
+    *,
+    actor: str = "cli",
+) -> Rotation:
+    """`secret` is valid at once; the one before it for `overlap` longer, and any older one no more.
+
+    Raises UnknownTenant, UnknownChannel; BadChannelValue for a secret that could never verify or is in use.
+    """
+    require_secret(channel, secret)
+    async with connection.transaction():
+        keys = await tenant_keys(connection, master_key, tenant_id)
+        if await connection.fetchval(SQL["lock_channel"], tenant_id, channel) is None:
+            raise UnknownChannel(f"tenant {tenant_id!r} has no channel {channel}")
+        active = await connection.fetch(SQL["read_active_secrets"], tenant_id, channel)
+        if any(keys.open("channel_secret", row["sealed_secret"]) == secret.encode() for row in active):
+            raise BadChannelValue("this secret is in use: a rotation needs another one")
+        kept = active[0]["secret_no"] if active and overlap else None
+        old_until = await connection.fetchval(SQL["let_secret_expire"], tenant_id, channel, kept, overlap)
+        await connection.execute(SQL["delete_secrets_but"], tenant_id, channel, kept)
+        sealed = keys.seal("channel_secret", secret.encode())
+        number = active[0]["secret_no"] % MOST_SECRET_NO + 1 if active else 1
+        await connection.execute(SQL["insert_channel_secret"], tenant_id, channel, number, sealed, None)
+        ended = len(active) - (kept is not None)
+        details = {
+            "channel": channel,
+            "old_until": old_until.isoformat() if old_until else None,
+            "ended": ended,
+        }
+        await audit_act(connection, tenant_id, actor, "secret.rotated", details)
+    return Rotation(old_until, ended)
 
 
 async def set_tenant_status(
@@ -292,7 +236,7 @@ async def set_tenant_status(
     async with connection.transaction():
         if await connection.execute(SQL["update_tenant_status"], tenant_id, status) != "UPDATE 1":
             raise UnknownTenant(f"there is no tenant {tenant_id!r}")
-        await _audit(connection, tenant_id, actor, "tenant.status", {"status": status})
+        await audit_act(connection, tenant_id, actor, "tenant.status", {"status": status})
 
 
 async def update_settings(
@@ -303,7 +247,7 @@ async def update_settings(
     async with connection.transaction():
         if await connection.execute(SQL["update_settings"], tenant_id, checked) != "UPDATE 1":
             raise UnknownTenant(f"there is no tenant {tenant_id!r}")
-        await _audit(connection, tenant_id, actor, "tenant.settings", {"fields": sorted(overrides)})
+        await audit_act(connection, tenant_id, actor, "tenant.settings", {"fields": sorted(overrides)})
 
 
 async def create_api_token(
@@ -321,7 +265,7 @@ async def create_api_token(
         await connection.execute(
             SQL["insert_api_token"], token_hash(token), tenant_id, scope, staff_id, label
         )
-        await _audit(connection, tenant_id, actor, "token.created", {"scope": scope, "label": label})
+        await audit_act(connection, tenant_id, actor, "token.created", {"scope": scope, "label": label})
     return token
 
 
@@ -341,19 +285,46 @@ async def authenticate(connection: Connection, token: str) -> Principal | None:
 
 
 async def list_tenants(connection: Connection) -> list[dict[str, Any]]:
-    """Each tenant with its channels, for `tenant list`."""
-    return [dict(row) for row in await connection.fetch(SQL["list_tenants"])]
+    """Each tenant with its channels, for `tenant list`; never a secret."""
+    rows = await connection.fetch(SQL["list_tenants"])
+    return [dict(row) | {"channels": json.loads(row["channels"])} for row in rows]
 
 
-async def tenant_keys(connection: Connection, master_key: bytes, tenant_id: str) -> TenantKeys:
+async def wrapping_key(connection: Connection, master_key: MasterKey) -> bytes:
+    """The master key under which data keys are made now; no rotation passes until the transaction ends.
+
+    The first key ever used in a database is it; later only `master-key rotate` changes it. Raises SecretError when it is
+    not among `master_key`: a tenant made under another would be open to nobody.
+    """
+    known = as_keys(master_key)
+    await connection.execute(SQL["found_master_key"], master_key_id(known.newest))
+    key = known.by_id(await connection.fetchval(SQL["share_master_key"]))
+    if key is None:
+        raise SecretError(
+            "the master key given is not the one that the tenants' keys are wrapped with: was it rotated since, or is it "
+            "another system's?"
+        )
+    return key
+
+
+def open_keys(tenant_id: str, rows: Sequence[Any], master_key: MasterKey) -> TenantKeys:
+    """The keys of a tenant from its rows of data_keys. Raises SecretError when one does not open."""
+    opened = {
+        row["version"]: unwrap_key(master_key, tenant_id, row["version"], row["wrapped"]) for row in rows
+    }
+    return TenantKeys(tenant_id, opened)
+
+
+async def tenant_keys(connection: Connection, master_key: MasterKey, tenant_id: str) -> TenantKeys:
     """The tenant's keys, for roles that may read them. Raises UnknownTenant; SecretError for a wrong master key."""
     rows = await connection.fetch(SQL["read_data_keys_of"], tenant_id)
     if not rows:
         raise UnknownTenant(f"there is no tenant {tenant_id!r}, or its data keys were destroyed")
-    return _open_keys(rows, master_key)[tenant_id]
+    return open_keys(tenant_id, rows, master_key)
 
 
-async def _audit(
+async def audit_act(
     connection: Connection, tenant_id: str | None, actor: str, action: str, details: dict[str, Any]
 ) -> None:
+    """Notes in the audit log what somebody did; a tenant of None means several."""
     await connection.execute(SQL["insert_audit"], tenant_id, actor, action, json.dumps(details))

@@ -5,22 +5,49 @@ SELECT has_table_privilege('platform.data_keys', 'SELECT') AS data_keys,
        has_table_privilege('platform.channel_secrets', 'SELECT') AS channel_secrets
 
 -- name: read_tenants
-SELECT tenant_id, status, timezone, currency, locale, settings, demo FROM platform.tenants WHERE status <> 'deleted'
+-- $1 = tenant ids, NULL for all, here and in the three that follow.
+SELECT tenant_id, status, timezone, currency, locale, settings, demo FROM platform.tenants
+WHERE status <> 'deleted' AND ($1::text[] IS NULL OR tenant_id = ANY ($1))
 
 -- name: read_data_keys
 SELECT tenant_id, version, wrapped FROM platform.data_keys
+WHERE $1::text[] IS NULL OR tenant_id = ANY ($1)
+ORDER BY tenant_id, version
 
 -- name: read_data_keys_of
 SELECT tenant_id, version, wrapped FROM platform.data_keys WHERE tenant_id = $1
 
 -- name: read_channels
 SELECT tenant_id, channel, enabled, routing_id, sealed_api_token, sealed_handshake FROM platform.channels
+WHERE $1::text[] IS NULL OR tenant_id = ANY ($1)
+ORDER BY tenant_id, channel
 
 -- name: read_channel_secrets
--- Newest first, the expired ones left out: during a rotation two are valid.
-SELECT tenant_id, channel, sealed_secret FROM platform.channel_secrets
-WHERE expires_at IS NULL OR expires_at > now()
-ORDER BY tenant_id, channel, secret_no DESC
+-- Newest first, the expired ones left out: during a rotation two are valid. Only the newest never expires.
+SELECT tenant_id, channel, sealed_secret, expires_at FROM platform.channel_secrets
+WHERE (expires_at IS NULL OR expires_at > now()) AND ($1::text[] IS NULL OR tenant_id = ANY ($1))
+ORDER BY tenant_id, channel, expires_at DESC NULLS FIRST, secret_no DESC
+
+-- name: found_master_key
+-- $1 = its id; the first one stays until it is rotated.
+INSERT INTO platform.master_key (key_id) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: share_master_key
+SELECT key_id FROM platform.master_key FOR SHARE
+
+-- name: change_master_key
+-- Whoever makes a tenant meanwhile waits for us, and then makes it under this key.
+INSERT INTO platform.master_key (key_id) VALUES ($1)
+ON CONFLICT (one) DO UPDATE SET key_id = excluded.key_id, since = now()
+
+-- name: present_master_key
+SELECT key_id FROM platform.master_key
+
+-- name: update_wrapped
+-- $1 = tenant ids, $2 = versions, $3 = the data keys as they are wrapped now.
+UPDATE platform.data_keys AS d SET wrapped = n.wrapped
+FROM unnest($1::text[], $2::smallint[], $3::bytea[]) AS n (tenant_id, version, wrapped)
+WHERE d.tenant_id = n.tenant_id AND d.version = n.version
 
 -- name: insert_tenant
 INSERT INTO platform.tenants (tenant_id, timezone, currency, locale, settings, demo) VALUES ($1, $2, $3, $4, $5, $6)
@@ -45,6 +72,28 @@ DELETE FROM platform.channel_secrets WHERE tenant_id = $1 AND channel = $2
 INSERT INTO platform.channel_secrets (tenant_id, channel, secret_no, sealed_secret, expires_at)
 VALUES ($1, $2, $3, $4, $5)
 
+-- name: lock_channel
+-- Rotations of one secret take turns.
+SELECT channel FROM platform.channels WHERE tenant_id = $1 AND channel = $2 FOR UPDATE
+
+-- name: read_active_secrets
+SELECT secret_no, sealed_secret FROM platform.channel_secrets
+WHERE tenant_id = $1 AND channel = $2 AND (expires_at IS NULL OR expires_at > now())
+ORDER BY expires_at DESC NULLS FIRST, secret_no DESC
+
+-- name: let_secret_expire
+-- $4 = interval from now.
+UPDATE platform.channel_secrets SET expires_at = clock_timestamp() + $4
+WHERE tenant_id = $1 AND channel = $2 AND secret_no = $3
+RETURNING expires_at
+
+-- name: delete_secrets_but
+-- $3 = the one that stays for its overlap, or NULL.
+DELETE FROM platform.channel_secrets WHERE tenant_id = $1 AND channel = $2 AND secret_no IS DISTINCT FROM $3::smallint
+
+-- name: enable_channel
+UPDATE platform.channels SET enabled = $3, updated_at = now() WHERE tenant_id = $1 AND channel = $2
+
 -- name: update_tenant_status
 UPDATE platform.tenants SET status = $2, updated_at = now() WHERE tenant_id = $1
 
@@ -55,8 +104,13 @@ INSERT INTO platform.api_tokens (token_hash, tenant_id, scope, staff_id, label) 
 SELECT tenant_id, scope, staff_id FROM platform.authenticate($1)
 
 -- name: list_tenants
+-- channels = JSON; of secrets their number and when the older one dies, never the secret.
 SELECT t.tenant_id, t.status, t.timezone, t.currency, t.locale, t.demo,
-       coalesce(array_agg(c.channel ORDER BY c.channel) FILTER (WHERE c.enabled), '{}') AS channels
+       coalesce(jsonb_agg(jsonb_build_object(
+         'channel', c.channel, 'enabled', c.enabled, 'routing_id', c.routing_id,
+         'secrets', (SELECT count(*) FROM platform.channel_secrets s WHERE (s.expires_at IS NULL OR s.expires_at > now()) AND s.tenant_id = c.tenant_id AND s.channel = c.channel),
+         'old_secret_until', (SELECT max(s.expires_at) FROM platform.channel_secrets s WHERE (s.expires_at IS NULL OR s.expires_at > now()) AND s.tenant_id = c.tenant_id AND s.channel = c.channel)
+       ) ORDER BY c.channel) FILTER (WHERE c.channel IS NOT NULL), '[]')::text AS channels
 FROM platform.tenants t LEFT JOIN platform.channels c USING (tenant_id)
 GROUP BY t.tenant_id ORDER BY t.tenant_id
 

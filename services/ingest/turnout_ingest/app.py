@@ -12,7 +12,7 @@ from turnout_common.clock import Clock
 from turnout_common.health import health_router
 from turnout_common.operations import ForAllWorkers
 from turnout_common.postgres import load_queries
-from turnout_common.tenants import TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.workers import Worker
 from turnout_ingest.inbox import Inbox
 from turnout_ingest.providers import PROVIDERS

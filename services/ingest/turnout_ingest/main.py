@@ -13,7 +13,7 @@ from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay
 from turnout_common.runtime import run_processes, serve
 from turnout_common.security import SecretError
-from turnout_common.tenants import TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.workers import Worker
 from turnout_ingest.app import create_app
 from turnout_ingest.inbox import SHARDS, Inbox
@@ -25,7 +25,9 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
     """Runs until a signal or until a loop fails; gives the exit status. Of several workers the first publishes."""
     dsn = settings.postgres_dsn.get_secret_value()
     pool = await create_pool(dsn, "turnout-ingest")
-    directory = TenantDirectory(pool, settings.master_key_bytes(), settings.tenant_reload_seconds)
+    directory = TenantDirectory(
+        pool, settings.master_keys(), settings.tenant_reload_seconds, read_again=settings.master_keys
+    )
     await directory.reload()
     relay = Relay("ingest", settings, QUERIES)
     inbox = Inbox(
@@ -35,7 +37,7 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
         shard=(worker.seed + worker.index) % SHARDS if worker else None,
     )
     app = create_app(settings, SystemClock(), pool, directory, inbox, worker)
-    loops = {"inbox": inbox.run(), "tenants": directory.run()}
+    loops = {"inbox": inbox.run(), "tenants": directory.run(lambda: connect(dsn, "turnout-ingest-tenants"))}
     if worker is None or worker.first:
         check = RecoveryCheck("ingest", settings, pool, WATCHES, relay.wake)
         loops |= {"relay": relay.run(), "recovery": check.run()}

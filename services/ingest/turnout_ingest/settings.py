@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
-from turnout_common.security import SecretError, is_guessable, read_master_key
+from turnout_common.security import MasterKeys, SecretError, is_guessable, read_master_key
 from turnout_common.settings import ServiceSettings
 
 
@@ -34,8 +34,8 @@ class IngestSettings(ServiceSettings):
         description="Processes that share the port, for more than one processor core; the first takes 4 connections to Postgres, each further one 3.",
     )
 
-    def master_key_bytes(self) -> bytes:
-        """The master key. Raises SecretError."""
+    def master_keys(self) -> MasterKeys:
+        """The master key, during a rotation two. Raises SecretError; OSError or ValueError for an unusable file."""
         value = self.master_key.get_secret_value() if self.master_key is not None else None
         return read_master_key(value, self.master_key_file)
 
@@ -53,10 +53,10 @@ def startup_faults(settings: IngestSettings) -> list[str]:
     """Why ingest must not start, one line each; empty when it may."""
     faults = [] if settings.production is False else _strict_modes_off(settings)
     try:
-        key = settings.master_key_bytes()
+        keys = settings.master_keys()
     except (SecretError, OSError, ValueError) as error:
         return [*faults, f"TURNOUT_MASTER_KEY: {error}"]
-    if settings.production and is_guessable(key):
+    if settings.production and is_guessable(keys.newest):
         faults.append(
             "TURNOUT_MASTER_KEY: a default or guessable key is refused in production; "
             "make one with `openssl rand -base64 32`"

@@ -15,7 +15,8 @@ from typing import Any
 from turnout_common import metrics
 from turnout_common.clock import Clock
 from turnout_common.events.values import Channel
-from turnout_common.tenants import Tenant, TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
+from turnout_common.tenants import Tenant
 from turnout_ingest.acceptance import Row, rows_of
 from turnout_ingest.inbox import Inbox, InboxFull, NotStored
 from turnout_ingest.providers import PROVIDERS

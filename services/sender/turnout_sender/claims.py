@@ -21,7 +21,7 @@ from turnout_common.events import Channel
 from turnout_common.ids import new_id
 from turnout_common.postgres import Connection, load_queries
 from turnout_common.security import SecretError
-from turnout_common.tenants import TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
 from turnout_sender.channels.port import Adapter
 from turnout_sender.decisions import Due, End, Send, Wait, decide, next_day
 from turnout_sender.deliveries import end, log_versions

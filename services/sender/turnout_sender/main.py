@@ -10,11 +10,11 @@ from turnout_common.clock import SystemClock
 from turnout_common.consumer import BatchConsumer
 from turnout_common.kafka import create_broker
 from turnout_common.log_setup import configure_logging
-from turnout_common.postgres import create_pool
+from turnout_common.postgres import connect, create_pool
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay, RelayQueries
 from turnout_common.runtime import run_process, serve
-from turnout_common.tenants import TenantDirectory
+from turnout_common.tenant_directory import TenantDirectory
 from turnout_sender.channels import ADAPTERS
 from turnout_sender.channels.http import Http
 from turnout_sender.claims import Claimer
@@ -29,9 +29,12 @@ async def run(settings: SenderSettings) -> int:
     configure_logging("sender", settings.log_level, settings.log_format)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        pool = await create_pool(settings.postgres_dsn.get_secret_value(), "turnout-sender", 5)
+        dsn = settings.postgres_dsn.get_secret_value()
+        pool = await create_pool(dsn, "turnout-sender", 5)
         stack.push_async_callback(pool.close)
-        tenants = TenantDirectory(pool, settings.master_key_bytes(), settings.tenant_reload_seconds)
+        tenants = TenantDirectory(
+            pool, settings.master_keys(), settings.tenant_reload_seconds, read_again=settings.master_keys
+        )
         await tenants.reload()
         http = await stack.enter_async_context(Http(settings))
         relay = Relay("sender", settings, RelayQueries.of_schema("sender"))
@@ -48,7 +51,8 @@ async def run(settings: SenderSettings) -> int:
         ]  # fmt: skip
         app = create_app(pool, consumers, sending, relay)
         loops = {f"consume {consumer.topic}": consumer.run() for consumer in consumers}
-        loops |= {"tenants": tenants.run(), "relay": relay.run(), "recovery": recovery.run()}
+        loops |= {"relay": relay.run(), "recovery": recovery.run()}
+        loops |= {"tenants": tenants.run(lambda: connect(dsn, "turnout-sender-tenants"))}
         await broker.start()
         stack.push_async_callback(broker.stop)
         return await serve(app, settings, loops | {"sending": sending.run()})

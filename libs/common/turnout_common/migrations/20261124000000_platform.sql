@@ -20,6 +20,14 @@ CREATE TABLE platform.data_keys (
   PRIMARY KEY (tenant_id, version)
 );
 
+-- Which master key wraps now: tenants are created under it, a rotation changes it and every data key in one transaction.
+CREATE TABLE platform.master_key (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  key_id bytea NOT NULL,
+  since timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON COLUMN platform.master_key.key_id IS 'turnout_common.security.master_key_id: tells keys apart, nothing more';
+
 CREATE TABLE platform.channels (
   tenant_id text NOT NULL REFERENCES platform.tenants,
   channel text NOT NULL,
@@ -67,6 +75,26 @@ CREATE TABLE platform.audit_log (
   details jsonb NOT NULL DEFAULT '{}'
 );
 
+-- Services hold configuration in memory and LISTEN. Repeated within a transaction, a tenant is told once.
+CREATE FUNCTION platform.tell_of_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF TG_OP <> 'INSERT' THEN
+    PERFORM pg_notify('platform_changed', OLD.tenant_id);
+  END IF;
+  IF TG_OP <> 'DELETE' THEN
+    PERFORM pg_notify('platform_changed', NEW.tenant_id);
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER tell_of_change AFTER INSERT OR UPDATE OR DELETE ON platform.tenants
+  FOR EACH ROW EXECUTE FUNCTION platform.tell_of_change();
+CREATE TRIGGER tell_of_change AFTER INSERT OR UPDATE OR DELETE ON platform.data_keys
+  FOR EACH ROW EXECUTE FUNCTION platform.tell_of_change();
+CREATE TRIGGER tell_of_change AFTER INSERT OR UPDATE OR DELETE ON platform.channels
+  FOR EACH ROW EXECUTE FUNCTION platform.tell_of_change();
+CREATE TRIGGER tell_of_change AFTER INSERT OR UPDATE OR DELETE ON platform.channel_secrets
+  FOR EACH ROW EXECUTE FUNCTION platform.tell_of_change();
+
 -- The only way from a token to its tenant: a caller that does not hold the token learns nothing.
 CREATE FUNCTION platform.authenticate(hash bytea)
 RETURNS TABLE (tenant_id text, scope text, staff_id text)
@@ -82,6 +110,7 @@ GRANT EXECUTE ON FUNCTION platform.authenticate(bytea)
 
 ALTER TABLE platform.tenants ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE platform.data_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE platform.master_key ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE platform.channels ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE platform.channel_secrets ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE platform.api_tokens ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
@@ -94,12 +123,13 @@ CREATE POLICY owner_all ON platform.api_tokens TO turnout_owner USING (true) WIT
 
 CREATE POLICY platform_all ON platform.tenants TO turnout_platform USING (true) WITH CHECK (true);
 CREATE POLICY platform_all ON platform.data_keys TO turnout_platform USING (true) WITH CHECK (true);
+CREATE POLICY platform_all ON platform.master_key TO turnout_platform USING (true) WITH CHECK (true);
 CREATE POLICY platform_all ON platform.channels TO turnout_platform USING (true) WITH CHECK (true);
 CREATE POLICY platform_all ON platform.channel_secrets TO turnout_platform USING (true) WITH CHECK (true);
 CREATE POLICY platform_all ON platform.api_tokens TO turnout_platform USING (true) WITH CHECK (true);
 CREATE POLICY platform_all ON platform.audit_log TO turnout_platform USING (true) WITH CHECK (true);
-GRANT SELECT, INSERT, UPDATE, DELETE ON platform.tenants, platform.data_keys, platform.channels,
-  platform.channel_secrets, platform.api_tokens TO turnout_platform;
+GRANT SELECT, INSERT, UPDATE, DELETE ON platform.tenants, platform.data_keys, platform.master_key,
+  platform.channels, platform.channel_secrets, platform.api_tokens TO turnout_platform;
 GRANT SELECT, INSERT ON platform.audit_log TO turnout_platform;
 
 -- Configuration that the batch services hold in memory.
@@ -230,5 +260,6 @@ COMMENT ON FUNCTION platform.add_recovery IS 'what the recovery check of a publi
 DROP FUNCTION platform.add_recovery, platform.add_consumer, platform.add_outbox, platform.let_tenant_read,
   platform.let_read, platform.protect;
 DROP FUNCTION platform.authenticate(bytea);
-DROP TABLE platform.audit_log, platform.api_tokens, platform.channel_secrets, platform.channels, platform.data_keys,
-  platform.tenants;
+DROP TABLE platform.audit_log, platform.api_tokens, platform.channel_secrets, platform.channels, platform.master_key,
+  platform.data_keys, platform.tenants;
+DROP FUNCTION platform.tell_of_change();
