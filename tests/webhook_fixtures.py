@@ -19,7 +19,11 @@ NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 KEYS = TenantKeys("salon", {1: bytes(range(32))})
 FOLDERS = {"events": "standard_webhooks"}
 #: The account that the fixtures of a channel name as their own.
-ROUTING_IDS = {"vk": "204733001", "whatsapp": "310044550066", "instagram": "17841400730001"}
+ROUTING_IDS = {
+    "vk": "204733001",
+    "whatsapp": "310044550066",
+    "instagram": "17841400730001",
+}
 CANARIES = (
     "Quillfeather",
     "canary.quillfeather",
