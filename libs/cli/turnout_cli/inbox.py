@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,8 +12,13 @@ from cyclopts import App, Parameter
 
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
+from turnout_cli.inbox_channels import channels
+from turnout_cli.inbox_release import release
+from turnout_cli.inbox_replay import replay
+from turnout_cli.inbox_selection import moment
 from turnout_cli.output import Json, cell_text, print_json, print_table, say
 from turnout_common.clock import SystemClock
+from turnout_common.ids import least_id
 from turnout_common.postgres import load_queries
 from turnout_common.tenants import UnknownTenant, tenant_keys
 
@@ -22,7 +26,8 @@ app = App(name="inbox", help="What came in, and its fate.")
 SQL = load_queries("turnout_cli", "inbox.sql")
 
 Fate = Literal["published", "ignored", "duplicate", "conflict", "stale", "wrong_tenant", "quarantined"]
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_COUNTED = ("tenant_id", "channel", "fate", "items")
+_CHECKED = ("tenant_id", "channel", "day", "fate", "counted", "stored")
 _HEADINGS = ("received_at", "tenant_id", "channel", "event_type", "fate", "reason", "item_id")
 
 
@@ -70,20 +75,48 @@ async def _list(
 
 
 @app.command
-def fates(*, tenant: str | None = None, target: TargetOption = "embedded", as_json: Json = False) -> int:
-    """How many items met which fate; the sum is what was received."""
-    rows = run(_fates(tenant, target))
+def fates(
+    *,
+    tenant: str | None = None,
+    check: Annotated[bool, Parameter(negative=())] = False,
+    days: int = 30,
+    target: TargetOption = "embedded",
+    as_json: Json = False,
+) -> int:
+    """How many items met which fate; the sum is what was received.
+
+    Parameters
+    ----------
+    check
+        Count the stored items instead, and compare: exit status 1 where a count is not what is stored.
+    days
+        With --check: the last so many days.
+    """
+    rows = run(_check_fates(tenant, days, target) if check else _fates(tenant, target))
     if as_json:
         print_json(rows)
     else:
-        headings = ("tenant_id", "channel", "fate", "items")
+        headings = _CHECKED if check else _COUNTED
         print_table(headings, ([row[name] for name in headings] for row in rows))
-    return 0
+    if not check:
+        return 0
+    say(f"✗ {len(rows)} counts are not what is stored" if rows else "✓ the counts are what is stored")
+    return 1 if rows else 0
 
 
 async def _fates(tenant: str | None, target: TargetOption) -> list[dict[str, Any]]:
     async with resolve(target).maintenance() as connection:
         return [dict(row) for row in await connection.fetch(SQL["fates"], tenant)]
+
+
+async def _check_fates(tenant: str | None, days: int, target: TargetOption) -> list[dict[str, Any]]:
+    """Whole UTC days only, from the first one; what differs."""
+    first = SystemClock().now().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days)
+    async with resolve(target).maintenance() as connection:
+        rows = await connection.fetch(
+            SQL["check_fates"], tenant, first.date(), least_id(first - timedelta(hours=1))
+        )
+    return [dict(row) for row in rows]
 
 
 @app.command
@@ -131,7 +164,7 @@ async def _raw(item_id: UUID, target: TargetOption) -> bytes:
         row = await connection.fetchrow(SQL["raw"], item_id)
         if row is None:
             raise CommandError(
-                f"no raw bytes are kept of {item_id}: they go after 30 days, and of a duplicate only the first has them"
+                f"no raw bytes are kept of {item_id}: they go after the tenant's raw_days, and of a duplicate only the first has them"
             )
         try:
             keys = await tenant_keys(connection, place.master_key, row["tenant_id"])
@@ -140,14 +173,6 @@ async def _raw(item_id: UUID, target: TargetOption) -> bytes:
     return keys.open("raw", row["sealed"])
 
 
-def moment(text: str, now: datetime) -> datetime:
-    """The time that `text` names: ISO 8601 (UTC where no zone is given), or an age before `now`."""
-    if age := re.fullmatch(r"(\d+)([mhd])", text):
-        return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise CommandError(
-            f"{text!r} is neither a time (2026-11-24T08:00Z) nor an age (30m, 2h, 7d)"
-        ) from error
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+app.command(replay)
+app.command(release)
+app.command(channels)

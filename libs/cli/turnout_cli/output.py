@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON instead of a table.")]
 WIDE = 160
+#: Called with how much is done, and of how much.
+Told = Callable[[int, int], None]
 
 words = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -50,3 +54,12 @@ def cell_text(value: Any) -> str:
         case list() | tuple():
             return ", ".join(map(str, value)) or "–"
     return str(value)
+
+
+@contextmanager
+def progress_bar(of_what: str) -> Iterator[Told]:
+    """A bar on stderr that is gone at the end."""
+    columns = (TextColumn(of_what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=words, transient=True, disable=not words.is_terminal) as bar:
+        task = bar.add_task(of_what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

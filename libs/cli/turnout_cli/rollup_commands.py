@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import asyncpg
 from cyclopts import App, Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from turnout_cli.connection import TargetOption, resolve
 from turnout_cli.connection import run as run_here
 from turnout_cli.errors import CommandError
-from turnout_cli.output import Json, print_json, say, words
+from turnout_cli.output import Json, print_json, progress_bar, say
 from turnout_common.tenants import UnknownTenant
 from turnout_rollup.rebuild import Progress as Told
 from turnout_rollup.rebuild import rebuild as rebuild_tenant
@@ -156,12 +153,3 @@ def show(report: Report) -> None:
         say(f"✓ {looked_at}, are what the logs say")
     else:
         say(f"✗ {looked_at}: {len(report.drift):,} drifted, {len(report.missing):,} missing")
-
-
-@contextmanager
-def progress_bar(of_what: str) -> Iterator[Told]:
-    """A bar on stderr that is gone at the end."""
-    columns = (TextColumn(of_what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=words, transient=True, disable=not words.is_terminal) as bar:
-        task = bar.add_task(of_what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
