@@ -19,6 +19,7 @@ from turnout_ingest.app import create_app
 from turnout_ingest.inbox import SHARDS, Inbox
 from turnout_ingest.relay import QUERIES, WATCHES
 from turnout_ingest.settings import IngestSettings, load_settings
+from turnout_ingest.silence import Silence
 
 
 async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
@@ -40,7 +41,7 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
     loops = {"inbox": inbox.run(), "tenants": directory.run(lambda: connect(dsn, "turnout-ingest-tenants"))}
     if worker is None or worker.first:
         check = RecoveryCheck("ingest", settings, pool, WATCHES, relay.wake)
-        loops |= {"relay": relay.run(), "recovery": check.run()}
+        loops |= {"relay": relay.run(), "recovery": check.run(), "silence": Silence(pool).run()}
     return await serve(app, settings, loops, worker=worker)
 
 
