@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database
-from turnout_cli import dlq, inbox, tenant
+from turnout_cli import dlq, inbox, tenant, tenant_channels
 from turnout_cli.demo_seed import channel_secrets, read_tenant
 from turnout_cli.errors import CommandError
 from turnout_common.postgres import create_pool, load_queries
@@ -70,8 +70,8 @@ def test_a_tenant_is_created_and_its_secret_is_kept_as_given(database: Database,
     secret = " a secret, exactly as given=/+ "
 
     assert tenant.create(name, timezone="Asia/Almaty", currency="KZT", locale="ru") == 0
-    assert tenant.set_channel(name, "calcom", secret=secret) == 0
-    assert tenant.set_channel(name, "telegram", secret="t", api_token="1:x", routing_id=name) == 0
+    assert tenant_channels.set_channel(name, "calcom", secret=secret) == 0
+    assert tenant_channels.set_channel(name, "telegram", secret="t", api_token="1:x", routing_id=name) == 0
 
     found = stored(database, name)
     assert (found.timezone, found.currency, found.locale, found.status) == (
@@ -86,9 +86,9 @@ def test_a_tenant_is_created_and_its_secret_is_kept_as_given(database: Database,
 
 def test_a_channel_keeps_what_is_not_given(database: Database, name: str) -> None:
     tenant.create(name, timezone="Europe/Berlin")
-    tenant.set_channel(name, "telegram", secret="first", api_token="1:x")
+    tenant_channels.set_channel(name, "telegram", secret="first", api_token="1:x")
 
-    tenant.set_channel(name, "telegram", secret="second")
+    tenant_channels.set_channel(name, "telegram", secret="second")
 
     channel = stored(database, name).channels["telegram"]
     assert (channel.secrets, channel.api_token) == (("second",), "1:x")
@@ -120,17 +120,17 @@ def test_a_tenant_that_exists_or_does_not_is_told(name: str) -> None:
         with pytest.raises(CommandError, match="no tenant"):
             work("nobody")
     with pytest.raises(CommandError, match="no tenant"):
-        tenant.set_channel("nobody", "calcom", secret="x")
+        tenant_channels.set_channel("nobody", "calcom", secret="x")
     with pytest.raises(CommandError, match="let anyone in"):
-        tenant.set_channel(name, "calcom", secret="")
+        tenant_channels.set_channel(name, "calcom", secret="")
 
 
 def test_a_channel_that_nobody_can_use_yet_is_told(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     tenant.create(name, timezone="Europe/Berlin")
 
-    tenant.set_channel(name, "telegram", api_token="1:x")
+    tenant_channels.set_channel(name, "telegram", api_token="1:x")
     assert "no secret yet" in capsys.readouterr().err
-    tenant.set_channel(name, "telegram", secret="s")
+    tenant_channels.set_channel(name, "telegram", secret="s")
     assert "no secret yet" not in capsys.readouterr().err
 
 
@@ -145,7 +145,7 @@ def test_a_tenant_is_suspended_and_resumed(database: Database, name: str) -> Non
 
 def test_the_list_is_json_for_machines(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     tenant.create(name, timezone="Europe/Berlin")
-    tenant.set_channel(name, "events", secret=EVENTS_SECRET)
+    tenant_channels.set_channel(name, "events", secret=EVENTS_SECRET)
     capsys.readouterr()
 
     tenant.list_all(as_json=True)
@@ -195,11 +195,11 @@ def test_the_demo_finds_the_secrets_or_says_which_is_missing(name: str) -> None:
 
     tenant.create(name, timezone="Europe/Berlin")
     for channel in ("calcom", "telegram"):
-        tenant.set_channel(name, channel, secret=f"of-{channel}")
+        tenant_channels.set_channel(name, channel, secret=f"of-{channel}")
 
     with pytest.raises(CommandError, match="no secret for events"):
         channel_secrets(asyncio.run(read_tenant(resolve(), name)))
-    tenant.set_channel(name, "events", secret=EVENTS_SECRET)
+    tenant_channels.set_channel(name, "events", secret=EVENTS_SECRET)
     assert channel_secrets(asyncio.run(read_tenant(resolve(), name)))["telegram"] == "of-telegram"
 
 

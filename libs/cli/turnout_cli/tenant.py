@@ -1,30 +1,30 @@
-"""`turnout tenant`: creates tenants, sets their channels and tokens, lists, suspends and resumes them."""
+"""`turnout tenant`: creates tenants and their tokens, lists, suspends and resumes them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 import asyncpg
 from cyclopts import App, Parameter
 
+from turnout_cli import tenant_channels
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
-from turnout_cli.output import Json, print_json, print_table, say
+from turnout_cli.output import Json, cell_text, print_json, print_table, say
+from turnout_cli.tenant_channels import IN_FORCE
 from turnout_common import tenants
-from turnout_common.postgres import load_queries
 
 app = App(name="tenant", help="Tenants: create, configure, list, suspend, resume.")
-channels = App(name="channel", help="Channels of a tenant.")
 tokens = App(name="token", help="API tokens.")
-app.command(channels)
+app.command(tenant_channels.app)
+app.command(tenant_channels.rotate_secret)
 app.command(tokens)
 
-ChannelName = Literal["calcom", "telegram", "whatsapp", "instagram", "vk", "max", "events"]
 Scope = Literal["owner", "staff", "operator"]
-SQL = load_queries("turnout_cli", "tenant.sql")
-RELOAD = "services read it within 30 s"
 
 
 @app.command
@@ -54,7 +54,7 @@ def create(
     run(_create(tenant_id, timezone, currency, locale, target))
     if as_json:
         print_json({"tenant_id": tenant_id, "timezone": timezone, "currency": currency, "locale": locale})
-    say(f"✓ tenant {tenant_id} created; {RELOAD}")
+    say(f"✓ tenant {tenant_id} created; {IN_FORCE}")
     say(f"  next: ./turnout tenant channel set {tenant_id} calcom --secret …")
     return 0
 
@@ -88,82 +88,30 @@ def _refused(tenant_id: str, currency: str, error: asyncpg.CheckViolationError) 
     return f"tenant id {tenant_id!r} must be 1 to 63 characters out of a-z, 0-9, _ and -, a letter or digit first"
 
 
-@channels.command(name="set")
-def set_channel(
-    tenant_id: str,
-    channel: ChannelName,
-    *,
-    secret: str | None = None,
-    api_token: str | None = None,
-    routing_id: str | None = None,
-    handshake: str | None = None,
-    target: TargetOption = "embedded",
-) -> int:
-    """Enable a channel; what is given replaces what was stored, the rest stays.
-
-    Parameters
-    ----------
-    secret
-        What the provider signs or authenticates with, kept exactly as given; `events` wants whsec_… (base64).
-    api_token
-        What messages to clients are sent with.
-    routing_id
-        The provider's id of this account: whatsapp phone_number_id, instagram entry.id, vk group_id.
-    handshake
-        What proves us when the callback is set up: Meta's verify token, VK's confirmation code.
-    """
-    has_secret = run(_set_channel(tenant_id, channel, secret, api_token, routing_id, handshake, target))
-    say(f"✓ channel {channel} of {tenant_id} set; {RELOAD}")
-    if not has_secret:
-        say("– it has no secret yet: all its webhooks are answered 401 until one is set by --secret")
-    return 0
-
-
-async def _set_channel(
-    tenant_id: str,
-    channel: ChannelName,
-    secret: str | None,
-    api_token: str | None,
-    routing_id: str | None,
-    handshake: str | None,
-    target: TargetOption,
-) -> bool:
-    """Whether the channel has a secret now."""
-    place = resolve(target)
-    if "" in (secret, api_token, routing_id, handshake):
-        raise CommandError("an empty value cannot be set: it would let anyone in")
-    async with place.platform() as connection:
-        try:
-            await tenants.set_channel(
-                connection,
-                place.master_key,
-                tenant_id,
-                channel,
-                secret=secret,
-                api_token=api_token,
-                routing_id=routing_id,
-                handshake=handshake,
-            )
-        except tenants.UnknownTenant as error:
-            raise CommandError(str(error)) from error
-        except asyncpg.UniqueViolationError as error:
-            raise CommandError(f"routing id {routing_id!r} of {channel} belongs to another tenant") from error
-        return bool(await connection.fetchval(SQL["has_secret"], tenant_id, channel))
-
-
 @app.command(name="list")
 def list_all(*, target: TargetOption = "embedded", as_json: Json = False) -> int:
-    """List all tenants with their channels."""
+    """List all tenants with their channels: how many secrets are valid and when an old one dies, never a secret."""
     rows = run(_list(target))
     if as_json:
         print_json(rows)
     else:
-        headings = ("tenant_id", "status", "timezone", "currency", "locale", "demo", "channels")
-        print_table(headings, ([row[name] for name in headings] for row in rows))
+        headings = ("tenant_id", "status", "timezone", "currency", "locale", "demo")
+        told = ([*(row[name] for name in headings), [*map(_told, row["channels"])]] for row in rows)
+        print_table((*headings, "channels"), told)
     return 0
 
 
-async def _list(target: TargetOption) -> list[dict[str, object]]:
+def _told(channel: Mapping[str, Any]) -> str:
+    """A channel in a word, and what one should know of it."""
+    notes = [] if channel["enabled"] else ["disabled"]
+    if channel["secrets"] != 1:
+        notes.append("no secret" if not channel["secrets"] else f"{channel['secrets']} secrets")
+    if channel["old_secret_until"]:
+        notes.append(f"the old one until {cell_text(datetime.fromisoformat(channel['old_secret_until']))}")
+    return f"{channel['channel']} ({', '.join(notes)})" if notes else str(channel["channel"])
+
+
+async def _list(target: TargetOption) -> list[dict[str, Any]]:
     async with resolve(target).platform() as connection:
         return await tenants.list_tenants(connection)
 
@@ -172,7 +120,7 @@ async def _list(target: TargetOption) -> list[dict[str, object]]:
 def suspend(tenant_id: str, *, target: TargetOption = "embedded") -> int:
     """Answer the tenant's webhooks 401 and send nothing for it, until it is resumed."""
     run(_set_status(tenant_id, "suspended", target))
-    say(f"✓ tenant {tenant_id} suspended; {RELOAD}")
+    say(f"✓ tenant {tenant_id} suspended; {IN_FORCE}")
     return 0
 
 
@@ -180,7 +128,7 @@ def suspend(tenant_id: str, *, target: TargetOption = "embedded") -> int:
 def resume(tenant_id: str, *, target: TargetOption = "embedded") -> int:
     """Make a suspended tenant active again."""
     run(_set_status(tenant_id, "active", target))
-    say(f"✓ tenant {tenant_id} active; {RELOAD}")
+    say(f"✓ tenant {tenant_id} active; {IN_FORCE}")
     return 0
 
 

@@ -1,2 +1,5 @@
 -- name: has_secret
 SELECT EXISTS (SELECT FROM platform.channel_secrets WHERE tenant_id = $1 AND channel = $2)
+
+-- name: has_routing_id
+SELECT EXISTS (SELECT FROM platform.channels WHERE tenant_id = $1 AND channel = $2 AND routing_id IS NOT NULL)
