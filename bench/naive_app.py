@@ -25,8 +25,8 @@ from turnout_ingest.acceptance import Row, rows_of
 from turnout_ingest.inbox import SHARDS
 from turnout_ingest.providers import PROVIDERS
 from turnout_ingest.providers.provider import Delivery, Fate
+from turnout_ingest.routes import Route, Routes
 from turnout_ingest.settings import IngestSettings
-from turnout_ingest.webhook import Route, _made_ready
 
 POOL = 10
 CALCOM = PROVIDERS["calcom"]
@@ -42,7 +42,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with asyncpg.create_pool(dsn, min_size=POOL, max_size=POOL) as pool:
         directory = TenantDirectory(pool, settings.master_keys())
         await directory.reload()
-        made = {t.tenant_id: _made_ready("calcom", t, settings) for t in directory.all()}
+        routes = Routes(directory, settings)
+        made = {t.tenant_id: routes.of("calcom", t.tenant_id) for t in directory.all()}
         app.state.routes = {tenant_id: route for tenant_id, route in made.items() if route is not None}
         app.state.pool = pool
         yield

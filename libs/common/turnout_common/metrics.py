@@ -32,6 +32,12 @@ RELAY_FAILURES = Counter("turnout_relay_failures_total", "Relay rounds rolled ba
 OLDEST_UNPUBLISHED = Gauge("turnout_oldest_unpublished_seconds", "Age of the oldest outbox row", ["relay"])
 #: Webhooks answered, by channel and status code.
 WEBHOOKS = Counter("turnout_webhooks_total", "Webhooks answered", ["channel", "status"])
+#: Webhooks that were not taken in, by what they failed at.
+WEBHOOKS_REFUSED = Counter("turnout_webhooks_refused_total", "Webhooks not taken in", ["channel", "reason"])
+#: Webhooks taken in without a valid signature, since STRICT_WEBHOOK_SIGNATURE is off.
+WOULD_REFUSE = Counter("turnout_webhooks_would_refuse_total", "Webhooks taken in unverified", ["channel"])
+#: Connections that were closed at once because there were too many, in all or from their address.
+CONNECTIONS_REFUSED = Counter("turnout_connections_refused_total", "Connections refused", ["reason"])
 #: Items by their fate; the fates add up to what was received.
 ITEMS = Counter("turnout_items_total", "Items received, by fate", ["channel", "fate"])
 #: Items taken up for a commit. What it is ahead of turnout_items_total for longer than a moment has no fate: its

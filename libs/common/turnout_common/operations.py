@@ -1,7 +1,7 @@
-"""/ready, /status and /metrics of a service that runs as several workers: one answer for all of them.
+"""/ready, /status and /metrics of a service whose port strangers reach, and that may run as several workers.
 
-In: a request to the service's port. Out: what all workers say of themselves, each asked on its private socket and put
-together; a worker that does not answer makes the service not ready.
+In: a request to the service's port. Out: figures for who is near only, 404 for all others and for what came by a proxy;
+and one answer for all workers, each asked on its private socket: one that does not answer makes the service not ready.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from turnout_common.client_address import FORWARDED, is_near
 from turnout_common.workers import Worker
 
 Message = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 #: Over what a worker needs to find that Postgres does not answer.
 ANSWER_SECONDS = 3.0
+#: What tells how much business is done here.
+FIGURES = ("/status", "/metrics")
 #: Figures of `/status` that each worker counts for itself.
 COUNTED = ("accepted", "events")
 #: Gauges that add up; of the others the largest counts.
@@ -28,26 +31,40 @@ ADDED_GAUGES = ("process_resident_memory_bytes", "process_virtual_memory_bytes",
 _ADDED = ("counter", "histogram", "summary")
 
 
-class ForAllWorkers:
-    """An ASGI application before a worker's own: it answers for all workers what the operator asks of the service."""
+class Operations:
+    """An ASGI application before a service's own."""
 
-    def __init__(self, own: App, worker: Worker) -> None:
+    def __init__(self, own: App, worker: Worker | None) -> None:
         self._own = own
         self._worker = worker
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        together = TOGETHER.get(scope["path"]) if scope["type"] == "http" else None
-        if together is None or scope["method"] != "GET" or asked_in_private(scope):
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path in FIGURES and not _may_read(scope):
+            await _send(send, 404, "text/plain; charset=utf-8", b"")
+        elif self._worker is None or path not in TOGETHER or scope["method"] != "GET" or _in_private(scope):
             await self._own(scope, receive, send)
-            return
-        answers = await asyncio.gather(*(_ask(each, scope["path"]) for each in self._worker.siblings()))
-        status, kind, body = together(answers)
-        headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        else:
+            answers = await asyncio.gather(*(_ask(each, path) for each in self._worker.siblings()))
+            await _send(send, *TOGETHER[path](answers))
 
 
-def asked_in_private(scope: Message) -> bool:
+async def _send(send: Any, status: int, kind: str, body: bytes) -> None:
+    headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _may_read(scope: Message) -> bool:
+    """Whether figures may be told: to siblings, and to who is near and asks without a proxy between."""
+    if _in_private(scope):
+        return True
+    client = scope.get("client")
+    forwarded = any(name in FORWARDED for name, _ in scope["headers"])
+    return client is not None and is_near(client[0]) and not forwarded
+
+
+def _in_private(scope: Message) -> bool:
     """Whether a sibling asks: its socket has a path and no port."""
     server = scope.get("server")
     return server is not None and server[1] is None

@@ -18,7 +18,8 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from turnout_common.http_protocol import HTTP_OPTIONS
+from turnout_common.client_address import Proxies
+from turnout_common.http_protocol import HTTP_OPTIONS, ConnectionLimits, limited
 from turnout_common.settings import ServiceSettings
 from turnout_common.workers import Worker, run_workers, this_worker
 
@@ -69,8 +70,15 @@ async def serve(
     **uvicorn_options: Any,
 ) -> int:
     """Serves until a signal or until a loop fails; gives the exit status. A `worker` serves on its own sockets."""
+    shares = worker.count if worker is not None else 1
+    limits = ConnectionLimits(
+        max(1, settings.max_connections // shares),
+        -(-settings.max_connections_per_address // shares),
+        Proxies(settings.trusted_proxies),
+    )
     options: dict[str, Any] = {
         **HTTP_OPTIONS,
+        "http": limited(limits),
         "host": settings.http_host,
         "port": settings.http_port,
         "timeout_graceful_shutdown": DRAIN_SECONDS,

@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from turnout_common.client_address import Proxies
 
 
 class ServiceSettings(BaseSettings):
@@ -30,6 +32,16 @@ class ServiceSettings(BaseSettings):
     )
     http_host: str = Field("127.0.0.1", description="Address to listen on.")
     http_port: int = Field(8600, ge=0, le=65535, description="Port to listen on.")
+    max_connections: int = Field(4000, ge=1, description="HTTP connections at once; over it 503.")
+    max_connections_per_address: int = Field(
+        1000,
+        ge=0,
+        description="HTTP connections at once from one public address, which is no proxy named below; over it 429; 0 = no limit.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Proxies whose X-Forwarded-For is believed: addresses or networks, comma-separated.",
+    )
     master_key: SecretStr | None = Field(None, description="Master key, 32 bytes in base64; or use the file.")
     master_key_file: Path | None = Field(None, description="File that holds the master key in base64.")
     topic_prefix: str = Field(
@@ -61,6 +73,12 @@ class ServiceSettings(BaseSettings):
     stop_seconds: float = Field(
         20.0, gt=0, description="A stop that has not ended by then is ended: nothing of ours needs it."
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        Proxies(value)
+        return value
 
     @property
     def production(self) -> bool:

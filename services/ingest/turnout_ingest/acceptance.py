@@ -7,7 +7,7 @@ key was seen before. Promise: nothing raises, so that no body that carries a val
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -61,7 +61,7 @@ class Row:
         return self.tenant_id, self.channel, self.key_hash
 
 
-def rows_of(provider: Provider, delivery: Delivery, others: Collection[str] = frozenset()) -> list[Row]:
+def rows_of(provider: Provider, delivery: Delivery, others: Container[object] = frozenset()) -> list[Row]:
     """The rows of a verified delivery. `others` are routing ids of tenants who get this delivery too, each their own
     items: those are left out here."""
     request_id = new_id()

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from turnout_common.clock import Clock
 from turnout_common.health import health_router
-from turnout_common.operations import ForAllWorkers
+from turnout_common.operations import Operations
 from turnout_common.postgres import load_queries
 from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.workers import Worker
@@ -29,13 +29,13 @@ class IngestApp(FastAPI):
     def __init__(self, webhooks: WebhookEndpoint, worker: Worker | None, **options: Any) -> None:
         super().__init__(**options)
         self._webhooks = webhooks
-        self._rest: Any = ForAllWorkers(super().__call__, worker) if worker else super().__call__
+        self._operations = Operations(super().__call__, worker)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._webhooks(scope, receive, send)
         else:
-            await self._rest(scope, receive, send)
+            await self._operations(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()

@@ -27,11 +27,24 @@ class IngestSettings(ServiceSettings):
         10_000, ge=1, description="Items that may wait for a commit; over it the answer is 503."
     )
 
+    tenant_requests_per_second: float = Field(
+        200.0,
+        ge=0,
+        description="Verified requests a second of one tenant, in the long run; over it 429, save for Cal.com, which does not send again; 0 = no limit.",
+    )
+    tenant_request_burst: int = Field(
+        1000, ge=1, description="Verified requests that one tenant may send at once after a rest."
+    )
+    refusals_per_minute: int = Field(
+        30,
+        ge=0,
+        description="Refused requests a minute from one address to one tenant's channel; over it 429 before the body is read, save for Cal.com; 0 = no limit.",
+    )
     workers: int = Field(
         1,
         ge=1,
         le=64,
-        description="Processes that share the port, for more than one processor core; the first takes 4 connections to Postgres, each further one 3.",
+        description="Processes that share the port, for more than one processor core; the first takes 5 connections to Postgres, each further one 4.",
     )
 
     def master_keys(self) -> MasterKeys:

@@ -1,66 +1,66 @@
-"""POST /webhooks/{channel}/{tenant_id}: the hot route, plain ASGI (design §3).
+"""/webhooks/{channel}/{tenant_id} and /webhooks/{channel}: the hot route, plain ASGI (design §3).
 
 In: a request. Out: the provider's own answer, after the commit. Order of work: size, configuration from memory,
 signature over the raw bytes, JSON, items, inbox. Promise: no database access before the signature holds; Postgres down
-means 503 with Retry-After within 2 seconds; nothing that was sent is echoed.
+means 503 with Retry-After within 2 seconds; nothing that was sent is echoed, save the challenge of a handshake.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
+
+import structlog
 
 from turnout_common import metrics
+from turnout_common.client_address import Proxies
 from turnout_common.clock import Clock
 from turnout_common.events.values import Channel
 from turnout_common.tenant_directory import TenantDirectory
-from turnout_common.tenants import Tenant
 from turnout_ingest.acceptance import Row, rows_of
+from turnout_ingest.answers import (
+    GET_AND_POST,
+    NO_HANDSHAKE,
+    NO_SUCH_PATH,
+    NOT_STORED,
+    ONLY_POST,
+    OVER_RATE,
+    QUEUE_FULL,
+    TOO_LARGE,
+    TOO_SLOW,
+    UNKNOWN,
+    UNKNOWN_HIDDEN,
+    UNVERIFIED,
+    Answer,
+    NotTaken,
+    answer_to,
+    refused_too_often,
+)
 from turnout_ingest.inbox import Inbox, InboxFull, NotStored
-from turnout_ingest.providers import PROVIDERS
-from turnout_ingest.providers.provider import Answers, ChannelContext, Delivery, Fate, Headers, Provider
+from turnout_ingest.limits import Key, Refusals
+from turnout_ingest.providers import PROVIDERS, resolve
+from turnout_ingest.providers.alias import VKMAX
+from turnout_ingest.providers.provider import Delivery, Headers, Provider
+from turnout_ingest.routes import Route, Routes
 from turnout_ingest.settings import IngestSettings
+from turnout_ingest.shared_callback import addressed, shared_rows, verified
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+log = structlog.get_logger()
 PREFIX = "/webhooks/"
 #: From the last byte of the body to the answer, whatever Postgres does.
 ANSWER_SECONDS = 1.7
 #: A client that sends its body more slowly than this is no provider.
 BODY_SECONDS = 10.0
-RETRY_AFTER = (b"retry-after", b"1")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A tenant's channel, made ready once per version of its configuration."""
-
-    tenant: Tenant
-    provider: Provider
-    context: ChannelContext
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    text: bytes = b""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-NOT_FOUND = Answer(404)
-UNAUTHORIZED = Answer(401)
-WRONG_METHOD = Answer(405, headers=((b"allow", b"POST"),))
-TOO_SLOW = Answer(408)
-TOO_LARGE = Answer(413)
-UNAVAILABLE = Answer(503, headers=(RETRY_AFTER,))
-
-
-class TooLarge(Exception):
-    """The body is over the limit; the rest of it was not read."""
+MOST_QUERY_FIELDS = 20
+ALIASED = (Channel.VK.value, Channel.MAX.value)
+#: Cal.com does not send again what it was refused once, so that nothing but its signature may refuse it.
+NEVER_LIMITED = Channel.CALCOM.value
 
 
 class ClientGone(Exception):
@@ -73,21 +73,24 @@ class WebhookEndpoint:
     def __init__(
         self, directory: TenantDirectory, inbox: Inbox, settings: IngestSettings, clock: Clock
     ) -> None:
-        self._directory = directory
         self._inbox = inbox
         self._settings = settings
         self._clock = clock
-        self._unknown = UNAUTHORIZED if settings.strict_tenant_config else NOT_FOUND
-        self._routes: dict[tuple[str, str], Route] = {}
+        self._unknown = UNKNOWN_HIDDEN if settings.strict_tenant_config else UNKNOWN
+        self._routes = Routes(directory, settings)
+        self._refusals = Refusals(settings.refusals_per_minute)
+        self._proxies = Proxies(settings.trusted_proxies)
         self._counters: dict[tuple[str, int], Any] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         channel, _, tenant_id = scope["path"].removeprefix(PREFIX).partition("/")
         try:
             answer = await self._answer(scope, receive, channel, tenant_id)
+        except NotTaken as end:
+            answer = end.answer
         except ClientGone:
             return
-        self._count(channel, answer.status)
+        self._count(channel, answer)
         length = (b"content-length", b"%d" % len(answer.text))
         kind = ((b"content-type", b"text/plain; charset=utf-8"),) if answer.text else ()
         await send(
@@ -100,88 +103,154 @@ class WebhookEndpoint:
         await send({"type": "http.response.body", "body": answer.text})
 
     async def _answer(self, scope: Message, receive: Receive, channel: str, tenant_id: str) -> Answer:
-        if not channel or not tenant_id or "/" in tenant_id:
-            return NOT_FOUND
+        if not channel or "/" in tenant_id:
+            return NO_SUCH_PATH
+        if self._refusals.known and channel != NEVER_LIMITED:
+            self._wait_if_refused_too_often(scope, channel, tenant_id)
         if scope["method"] != "POST":
-            return WRONG_METHOD
-        headers = dict(scope["headers"])
-        route = self._route(channel, tenant_id)
+            return self._without_body(scope, channel, tenant_id)
+        headers: Headers = dict(scope["headers"])
+        route = self._routes.of(channel, tenant_id)
         if route is None:
-            return self._unknown
-        limit = self._settings.max_body_bytes * route.provider.body_factor
-        if _declared_length(headers) > limit:
-            return TOO_LARGE
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await read_body(receive, limit)
-        except TimeoutError:
-            return TOO_SLOW
-        except TooLarge:
-            return TOO_LARGE
-        return await self._take_in(route, headers, body)
+            answer = await self._elsewhere(receive, headers, channel, tenant_id)
+        else:
+            body = await self._body(receive, headers, route.provider.body_factor)
+            answer = await self._take_in(route, headers, body)
+        if answer is UNVERIFIED or answer is self._unknown:
+            self._note_refusal(scope, channel, tenant_id)
+        elif self._refusals.known:
+            self._refusals.forgive(self._key(scope, channel, tenant_id))
+        return answer
 
     async def _take_in(self, route: Route, headers: Headers, body: bytes) -> Answer:
-        now, provider, context = self._clock.now(), route.provider, route.context
-        if self._settings.strict_webhook_signature and not provider.verify(
-            headers, body, context.secrets, now
-        ):
-            return UNAUTHORIZED
-        rows = rows_of(provider, Delivery(context, headers, body, now))
+        now, provider = self._clock.now(), route.provider
+        if not provider.verify(headers, body, route.context.secrets, now):
+            if self._settings.strict_webhook_signature:
+                return UNVERIFIED
+            metrics.WOULD_REFUSE.labels(route.context.channel.value).inc()
+        if route.bucket is not None and not route.bucket.take(now.timestamp()):
+            return OVER_RATE
+        return await self._accept(provider, rows_of(provider, Delivery(route.context, headers, body, now)))
+
+    async def _accept(self, provider: Provider, rows: list[Row]) -> Answer:
         if not rows:
             return Answer(provider.answers.success, provider.answers.text)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 fates = await self._inbox.accept(rows)
-        except (TimeoutError, InboxFull, NotStored):
-            return UNAVAILABLE
-        return _answer_to(provider.answers, rows, fates)
+        except InboxFull:
+            return QUEUE_FULL
+        except (TimeoutError, NotStored):
+            return NOT_STORED
+        return answer_to(provider.answers, rows, fates)
 
-    def _route(self, channel: str, tenant_id: str) -> Route | None:
-        """From memory; made anew when the tenant's configuration was read again."""
-        tenant = self._directory.get(tenant_id)
-        route = self._routes.get((channel, tenant_id))
-        if route is not None and route.tenant is tenant:
-            return route
-        self._routes.pop((channel, tenant_id), None)
-        made = _made_ready(channel, tenant, self._settings) if tenant else None
-        if made is not None:
-            self._routes[channel, tenant_id] = made
-        return made
+    async def _elsewhere(self, receive: Receive, headers: Headers, channel: str, tenant_id: str) -> Answer:
+        """A path that names no tenant's channel: the alias, a callback that tenants share, or nothing that is known."""
+        provider = PROVIDERS.get(channel)
+        if channel == VKMAX:
+            if tenant_id and not any(self._routes.of(name, tenant_id) for name in ALIASED):
+                return self._unknown
+            body = await self._body(receive, headers, 1)
+            channel = resolve(channel, body)
+            provider, route = PROVIDERS.get(channel), self._routes.of(channel, tenant_id)
+            if route is not None:
+                return await self._take_in(route, headers, body)
+            if tenant_id or provider is None or not _is_shared(provider):
+                return UNVERIFIED
+        elif tenant_id:
+            return self._unknown
+        elif provider is None or not _is_shared(provider):
+            raise NotTaken(NO_SUCH_PATH)
+        else:
+            body = await self._body(receive, headers, provider.body_factor)
+        return await self._take_in_shared(provider, headers, body)
 
-    def _count(self, channel: str, status: int) -> None:
-        key = (channel if channel in PROVIDERS else "unknown", status)
+    async def _take_in_shared(self, provider: Provider, headers: Headers, body: bytes) -> Answer:
+        now = self._clock.now()
+        named = addressed(self._routes, provider.channel.value, provider, body)
+        routes = verified(provider, named, headers, body, now)
+        if len(routes) < len(named) and not self._settings.strict_webhook_signature:
+            metrics.WOULD_REFUSE.labels(provider.channel.value).inc()
+            routes = named
+        if not routes:
+            return UNVERIFIED if named else self._unknown
+        # All of them are charged; one that is over its rate costs the others nothing.
+        within = [route.bucket is None or route.bucket.take(now.timestamp()) for route in routes]
+        if not any(within):
+            return OVER_RATE
+        return await self._accept(provider, shared_rows(provider, routes, headers, body, now))
+
+    def _without_body(self, scope: Message, channel: str, tenant_id: str) -> Answer:
+        """GET is the handshake of the providers that have one; there is no other method."""
+        provider = PROVIDERS.get(channel)
+        if provider is None or type(provider).handshake is Provider.handshake:
+            return ONLY_POST if tenant_id or _is_shared(provider) else NO_SUCH_PATH
+        if scope["method"] != "GET":
+            return GET_AND_POST
+        if tenant_id:
+            route = self._routes.of(channel, tenant_id)
+            if route is None:
+                self._note_refusal(scope, channel, tenant_id)
+                return self._unknown
+            expected = {route.context.handshake}
+        else:
+            expected = {route.context.handshake for route in self._routes.all_of(channel)}
+        try:
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=MOST_QUERY_FIELDS))
+        except ValueError:
+            query = {}
+        # Each is compared, whether or not one has matched.
+        found = [text for each in expected if each and (text := provider.handshake(query, each)) is not None]
+        if found:
+            return Answer(200, found[0])
+        self._note_refusal(scope, channel, tenant_id)
+        return NO_HANDSHAKE
+
+    async def _body(self, receive: Receive, headers: Headers, factor: int) -> bytes:
+        """The body. Raises NotTaken when it is too large or too slow, ClientGone."""
+        limit = self._settings.max_body_bytes * factor
+        if _declared_length(headers) > limit:
+            raise NotTaken(TOO_LARGE)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await read_body(receive, limit)
+        except TimeoutError:
+            raise NotTaken(TOO_SLOW) from None
+
+    def _key(self, scope: Message, channel: str, tenant_id: str) -> Key:
+        """What names no tenant's channel has one key an address, so that guesses of names are few."""
+        peer = scope.get("client")
+        address = self._proxies.client(peer[0] if peer else None, scope["headers"])
+        if channel not in PROVIDERS and channel != VKMAX:
+            return address, "", ""
+        names = ALIASED if channel == VKMAX else (channel,)
+        known = not tenant_id or any(self._routes.of(name, tenant_id) for name in names)
+        return address, channel, tenant_id if known else "?"
+
+    def _wait_if_refused_too_often(self, scope: Message, channel: str, tenant_id: str) -> None:
+        wait = self._refusals.wait(self._key(scope, channel, tenant_id), self._clock.now().timestamp())
+        if wait:
+            raise NotTaken(refused_too_often(wait))
+
+    def _note_refusal(self, scope: Message, channel: str, tenant_id: str) -> None:
+        key = self._key(scope, channel, tenant_id)
+        if self._refusals.note(key, self._clock.now().timestamp()):
+            log.warning("refused too often, further requests wait", channel=key[1], tenant_id=key[2])
+
+    def _count(self, channel: str, answer: Answer) -> None:
+        named = channel if channel in PROVIDERS or channel == VKMAX else "unknown"
+        key = (named, answer.status)
         counter = self._counters.get(key)
         if counter is None:
-            counter = self._counters[key] = metrics.WEBHOOKS.labels(key[0], str(status))
+            counter = self._counters[key] = metrics.WEBHOOKS.labels(named, str(answer.status))
         counter.inc()
+        if answer.reason is not None:
+            metrics.WEBHOOKS_REFUSED.labels(named, answer.reason).inc()
 
 
-def _made_ready(channel: str, tenant: Tenant, settings: IngestSettings) -> Route | None:
-    provider, configured = PROVIDERS.get(channel), tenant.channels.get(channel)
-    usable = tenant.active and tenant.keys is not None and configured is not None and configured.enabled
-    if provider is None or configured is None or tenant.keys is None or not usable:
-        return None
-    context = ChannelContext(
-        tenant_id=tenant.tenant_id,
-        channel=Channel(channel),
-        secrets=tuple(form for secret in configured.secrets if secret for form in provider.secret_bytes(secret)),
-        keys=tenant.keys,
-        routing_id=configured.routing_id,
-        handshake=configured.handshake.encode() if configured.handshake else None,
-        strict_schema=settings.strict_inbound_schema,
-        strict_tenant=settings.strict_tenant_config,
-    )  # fmt: skip
-    return Route(tenant, provider, context)
-
-
-def _answer_to(answers: Answers, rows: list[Row], fates: list[Fate]) -> Answer:
-    """A duplicate gets what the first got: its own fate decides, not that it came again."""
-    if answers.conflict == 409 and Fate.CONFLICT in fates:
-        return Answer(409, b"this webhook-id was received before with other content")
-    if all(row.fate is Fate.QUARANTINED for row in rows) or all(f is Fate.QUARANTINED for f in fates):
-        reason = (rows[0].reason or "the item could not be stored").encode()
-        return Answer(answers.quarantined, reason if answers.quarantined >= 400 else answers.text)
-    return Answer(answers.success, next((row.reply for row in rows if row.reply is not None), answers.text))
+def _is_shared(provider: Provider | None) -> bool:
+    """Whether the provider's bodies say whose they are, so that tenants can share a callback."""
+    return provider is not None and type(provider).routing_ids is not Provider.routing_ids
 
 
 def _declared_length(headers: Headers) -> int:
@@ -190,7 +259,7 @@ def _declared_length(headers: Headers) -> int:
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The body. Raises TooLarge as soon as it is, ClientGone."""
+    """The body. Raises NotTaken as soon as it is too large, ClientGone."""
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -200,7 +269,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise TooLarge
+            raise NotTaken(TOO_LARGE)
         parts.append(part)
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,60 @@
+"""One callback of an app for many tenants, as Meta has it: which of them a delivery is for, and which it is verified for.
+
+In: a body that nobody has verified, and the accounts that it names. Out: the routes of the tenants whose own secret
+verifies it, and their rows. Nothing of another tenant is stored under a tenant whose secret does not hold. The database
+is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from datetime import datetime
+
+from turnout_ingest.acceptance import Row, rows_of
+from turnout_ingest.providers.provider import Delivery, Headers, Provider
+from turnout_ingest.routes import Route, Routes
+
+#: A delivery is signed with one app's secret. What names tenants of more apps than this is no provider's, and must not
+#: make us hash its megabytes for each.
+MOST_SECRETS = 16
+
+
+class _AllBut(Container[object]):
+    """Every account, also none, save one."""
+
+    def __init__(self, own: str | None) -> None:
+        self._own = own
+
+    def __contains__(self, routing_id: object) -> bool:
+        return routing_id != self._own
+
+
+def addressed(routes: Routes, channel: str, provider: Provider, body: bytes) -> list[Route]:
+    """The channels whose accounts the body names, in the order of their ids."""
+    found = (routes.of_account(channel, account) for account in sorted(provider.routing_ids(body)))
+    return [route for route in found if route is not None]
+
+
+def verified(
+    provider: Provider, named: Sequence[Route], headers: Headers, body: bytes, now: datetime
+) -> list[Route]:
+    """Those of `named` whose own secrets verify the body; tenants of one app share them, and one look."""
+    holds: dict[tuple[bytes, ...], bool] = {}
+    for route in named:
+        secrets = route.context.secrets
+        if secrets not in holds and len(holds) < MOST_SECRETS:
+            holds[secrets] = provider.verify(headers, body, secrets, now)
+    return [route for route in named if holds.get(route.context.secrets, False)]
+
+
+def shared_rows(
+    provider: Provider, routes: Sequence[Route], headers: Headers, body: bytes, now: datetime
+) -> list[Row]:
+    """Each tenant's own items. What names an account of none of them, or none at all, is kept under the first."""
+    first, *rest = routes
+    own = {route.context.routing_id for route in rest}
+    rows = rows_of(provider, Delivery(first.context, headers, body, now), own)
+    for route in rest:
+        others = _AllBut(route.context.routing_id)
+        rows += rows_of(provider, Delivery(route.context, headers, body, now), others)
+    return rows

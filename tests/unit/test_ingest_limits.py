@@ -1,0 +1,235 @@
+"""Limits of the route: what one tenant, and one stranger, may ask; and whom they never hit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.webhook_fixtures import body_of
+from tests.webhook_route import Route, channel_of, part, tenant
+from turnout_common.client_address import Proxies, is_near
+from turnout_ingest import limits
+from turnout_ingest.limits import Bucket, Refusals
+
+TEXT = body_of("telegram", "text")
+BOOKING = body_of("calcom", "created_sparse")
+
+
+def salons() -> list[Any]:
+    return [tenant(name, channel_of("calcom"), channel_of("telegram")) for name in ("salon", "other")]
+
+
+def test_bucket_gives_its_burst_and_then_its_rate() -> None:
+    bucket = Bucket(rate=2.0, burst=3.0)
+
+    assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take(100.5), bucket.take(100.5)] == [True, False]
+    assert [bucket.take(1000.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_clock_that_is_set_back_fills_no_bucket() -> None:
+    bucket = Bucket(rate=1.0, burst=1.0)
+
+    assert [bucket.take(100.0), bucket.take(0.0), bucket.take(0.9), bucket.take(1.0)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+async def test_tenant_over_its_rate_is_429_with_retry_after_and_others_are_not() -> None:
+    route = Route(*salons(), tenant_requests_per_second=1, tenant_request_burst=3)
+
+    statuses = [(await route.deliver("telegram", TEXT))[0] for _ in range(5)]
+    other = (await route.deliver("telegram", TEXT, path="/webhooks/telegram/other"))[0]
+    route.clock.pass_by(1)
+    later = (await route.deliver("telegram", TEXT))[0]
+
+    assert statuses == [200, 200, 200, 429, 429]
+    assert (other, later) == (200, 200)
+    assert len(route.inbox.rows) == 5
+
+
+async def test_rate_is_the_tenants_over_all_channels_and_survives_a_new_configuration() -> None:
+    both = [channel_of("telegram"), channel_of("max")]
+    route = Route(tenant("salon", *both), tenant_requests_per_second=1, tenant_request_burst=2)
+
+    first = (await route.deliver("telegram", TEXT))[0]
+    second = (await route.deliver("max", body_of("max", "text")))[0]
+    route.directory.tenants["salon"] = tenant("salon", *both)
+    sent = await route.call(
+        [part(TEXT)],
+        path="/webhooks/telegram/salon",
+        headers={b"x-telegram-bot-api-secret-token": b"route-secret"},
+    )
+
+    assert (first, second, sent[0]["status"]) == (200, 200, 429)
+    assert (b"retry-after", b"1") in sent[0]["headers"]
+
+
+async def test_unverified_requests_use_up_no_ones_rate() -> None:
+    route = Route(tenant_requests_per_second=1, tenant_request_burst=1, refusals_per_minute=0)
+
+    refused = [(await route.deliver("telegram", TEXT, "wrong"))[0] for _ in range(5)]
+
+    assert refused == [401] * 5
+    assert (await route.deliver("telegram", TEXT))[0] == 200
+
+
+async def test_calcom_is_never_told_to_come_later() -> None:
+    route = Route(tenant_requests_per_second=1, tenant_request_burst=1, refusals_per_minute=2)
+
+    refused = [(await route.deliver("calcom", BOOKING, "wrong"))[0] for _ in range(5)]
+    accepted = [(await route.deliver("calcom", BOOKING))[0] for _ in range(5)]
+
+    assert refused == [401] * 5
+    assert accepted == [202] * 5
+
+
+@pytest.mark.parametrize("setting", ["tenant_requests_per_second", "refusals_per_minute"])
+async def test_zero_switches_a_limit_off(setting: str) -> None:
+    route = Route(**{"tenant_request_burst": 1, setting: 0})
+
+    if setting == "refusals_per_minute":
+        assert [(await route.deliver("telegram", TEXT, "wrong"))[0] for _ in range(50)] == [401] * 50
+    else:
+        assert [(await route.deliver("telegram", TEXT))[0] for _ in range(5)] == [200] * 5
+
+
+async def test_who_was_refused_too_often_is_429_before_the_body_is_read_until_the_minute_has_passed() -> None:
+    route = Route(refusals_per_minute=3)
+    refused = [(await route.deliver("telegram", TEXT, "wrong"))[0] for _ in range(3)]
+    reads = route.reads
+    route.clock.pass_by(20)
+
+    sent = await route.call([part(TEXT)], path="/webhooks/telegram/salon")
+
+    assert refused == [401] * 3
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"retry-after"]) == (429, b"40")
+    assert route.reads == reads
+    route.clock.pass_by(40)
+    assert (await route.deliver("telegram", TEXT))[0] == 200
+
+
+async def test_one_salons_wrong_secret_locks_out_no_other_salon_and_no_other_address() -> None:
+    """All salons' webhooks of a provider come from the same few addresses."""
+    route = Route(*salons(), refusals_per_minute=3)
+    for _ in range(5):
+        await route.deliver("telegram", TEXT, "wrong")
+
+    locked_out = (await route.deliver("telegram", TEXT))[0]
+    other_salon = (await route.deliver("telegram", TEXT, path="/webhooks/telegram/other"))[0]
+    other_address = (await route.deliver("telegram", TEXT, address="203.0.113.8"))[0]
+
+    assert (locked_out, other_salon, other_address) == (429, 200, 200)
+
+
+async def test_who_signs_is_forgiven_what_was_refused_before() -> None:
+    route = Route(refusals_per_minute=3)
+
+    for _ in range(5):
+        assert [(await route.deliver("telegram", TEXT, "wrong"))[0] for _ in range(2)] == [401] * 2
+        assert (await route.deliver("telegram", TEXT))[0] == 200
+
+
+async def test_guesses_of_names_are_counted_together() -> None:
+    route = Route(refusals_per_minute=3)
+
+    tenants = [(await route.deliver("telegram", TEXT, path=f"/webhooks/telegram/t{n}"))[0] for n in range(5)]
+    channels = [(await route.deliver("telegram", TEXT, path=f"/webhooks/c{n}/salon"))[0] for n in range(5)]
+    aliased = [(await route.deliver("telegram", TEXT, path=f"/webhooks/vkmax/t{n}"))[0] for n in range(5)]
+
+    assert tenants == channels == aliased == [401, 401, 401, 429, 429]
+    assert (await route.deliver("telegram", TEXT))[0] == 200
+
+
+async def test_path_that_does_not_exist_forgives_nobody() -> None:
+    route = Route(refusals_per_minute=3)
+
+    statuses = []
+    for number in range(4):
+        statuses.append((await route.deliver("telegram", TEXT, path=f"/webhooks/pager/t{number}"))[0])
+        await route.deliver("telegram", TEXT, path="/webhooks/pager")
+
+    assert statuses == [401, 401, 401, 429]
+
+
+async def test_guesses_of_a_handshake_are_counted() -> None:
+    meta = tenant("salon", channel_of("whatsapp", "1", handshake="token"))
+    route = Route(meta, refusals_per_minute=3)
+    query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token="
+
+    guesses = [(await route.get("/webhooks/whatsapp/salon", query + "guess"))[0] for _ in range(4)]
+
+    assert guesses == [403, 403, 403, 429]
+    assert (await route.get("/webhooks/whatsapp", query + "token"))[0] == 200
+
+
+async def test_address_is_taken_from_a_trusted_proxy_and_from_nobody_else() -> None:
+    behind = Route(refusals_per_minute=2, trusted_proxies="10.0.0.0/8")
+    direct = Route(refusals_per_minute=2)
+
+    async def after_refusals(route: Route) -> int:
+        for _ in range(3):
+            await route.deliver("telegram", TEXT, "wrong", address="10.0.0.1", forwarded_for="203.0.113.9")
+        return (await route.deliver("telegram", TEXT, address="10.0.0.1", forwarded_for="203.0.113.1"))[0]
+
+    assert (await after_refusals(behind), await after_refusals(direct)) == (200, 429)
+
+
+def test_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_KEYS", 100)
+    refusals = Refusals(2)
+
+    for number in range(1000):
+        refusals.note((str(number), "telegram", "salon"), float(number % 50))
+
+    assert len(refusals.known) == 100
+
+
+def test_window_that_has_passed_begins_anew() -> None:
+    refusals, key = Refusals(2), ("a", "telegram", "salon")
+
+    assert [refusals.note(key, 0.0), refusals.note(key, 59.0)] == [False, True]
+    assert [refusals.wait(key, at) for at in (59.0, 59.9)] == [1.0, pytest.approx(0.1)]
+    assert refusals.wait(key, 60.0) == 0.0
+    assert [refusals.note(key, 61.0), refusals.wait(key, 61.0)] == [False, 0.0]
+
+
+PROXIES = Proxies("10.0.0.0/8, 2001:db8::5")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("203.0.113.1", "198.51.100.1", "203.0.113.1"),
+        ("10.1.1.1", "198.51.100.1", "198.51.100.1"),
+        ("10.1.1.1", "198.51.100.1, 10.2.2.2", "198.51.100.1"),
+        ("10.1.1.1", "6.6.6.6, 198.51.100.1", "198.51.100.1"),
+        ("::ffff:10.1.1.1", "198.51.100.1", "198.51.100.1"),
+        ("2001:db8::5", "2001:db8::77", "2001:db8::77"),
+        ("10.1.1.1", "198.51.100.1, nonsense", "10.1.1.1"),
+        ("10.1.1.1", "", "10.1.1.1"),
+        ("10.1.1.1", None, "10.1.1.1"),
+        (None, "198.51.100.1", "unknown"),
+    ],
+)
+def test_client_is_the_last_address_that_a_proxy_of_ours_saw(
+    peer: str | None, forwarded: str | None, client: str
+) -> None:
+    headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded is not None else []
+
+    assert PROXIES.client(peer, headers) == client
+
+
+@pytest.mark.parametrize(
+    ("address", "near"),
+    [
+        ("127.0.0.1", True), ("::1", True), ("10.0.0.1", True), ("192.168.1.1", True), ("fd00::1", True),
+        ("::ffff:127.0.0.1", True), ("8.8.8.8", False), ("::ffff:8.8.8.8", False), ("2a00::1", False), ("x", False),
+    ],
+)  # fmt: skip
+def test_near_is_this_machine_or_a_private_network(address: str, near: bool) -> None:
+    assert is_near(address) is near
