@@ -331,6 +331,15 @@ def test_body_of_one_item_is_kept_as_it_came_and_of_a_batch_each_item_alone() ->
     assert sum(b"wamid.HBgMNDk" in raw for raw in raws) == 5
 
 
+def test_what_stands_beside_the_items_of_a_batch_is_not_kept_with_each_of_them() -> None:
+    messages = [text_message(1, id=f"wamid.{number}") for number in range(500)]
+    long = batch(*messages, contacts=[{"wa_id": messages[0]["from"], "profile": {"name": "N" * 100_000}}])
+    value_in(long)["metadata"]["display_phone_number"] = "9" * 100_000
+    body = json.dumps(long).encode()
+
+    assert sum(map(len, given_again("whatsapp", body))) < 3 * len(body)
+
+
 @pytest.mark.parametrize("name", names("whatsapp"))
 def test_kept_bytes_of_each_item_of_a_sample_give_it_again(name: str) -> None:
     assert given_again("whatsapp", body_of("whatsapp", name))
