@@ -20,7 +20,7 @@ from turnout_common.events import FactItem, FactType, MessageItem, MessageKind, 
 from turnout_common.events.values import Channel, Key
 from turnout_common.ids import idempotency_key, new_id
 from turnout_ingest.contacts import label, sealed_text
-from turnout_ingest.providers.meta import MetaProvider, Part, PartyId, Read, Whole, at_millis, bounded
+from turnout_ingest.providers.meta import MetaProvider, Part, PartyId, Reading, Whole, at_millis, bounded
 from turnout_ingest.providers.provider import Delivery, Refused, Text, event_fields
 
 #: Of `changes`, those whose value is what stands in `messaging` otherwise.
@@ -131,10 +131,10 @@ class Instagram(MetaProvider):
             alone, "unknown", update, account, ignored="an update of a kind that this version does not know"
         )
 
-    def read(self, delivery: Delivery, part: Part, content: bytes) -> Read:
+    def read(self, delivery: Delivery, part: Part, content: bytes) -> Reading:
         update = Update.model_validate(part.value)
         if part.kind in NOT_NEEDED:
-            return Read(part.kind, content, ignored=NOT_NEEDED[part.kind])
+            return Reading(part.kind, content, ignored=NOT_NEEDED[part.kind])
         return _Update(delivery, part, update, content).read()
 
 
@@ -156,12 +156,12 @@ class _Update:
         self._of_salon = update.sender.id == part.account
         self._kind = part.kind
 
-    def read(self) -> Read:
+    def read(self) -> Reading:
         update = self._update
         if update.message is not None:
             return self._message(update.message)
         if self._of_salon:
-            return Read(self._kind, self._content, ignored="an act of the salon's own account")
+            return Reading(self._kind, self._content, ignored="an act of the salon's own account")
         if update.postback is not None:
             return self._postback(update.postback)
         if update.read is not None:
@@ -172,11 +172,11 @@ class _Update:
             return self._published("message.edit", key, MessageKind.TEXT, edit.text, edited=True)
         raise Refused(f"{self._kind} is missing", self._kind)
 
-    def _message(self, message: Message) -> Read:
+    def _message(self, message: Message) -> Reading:
         if message.is_deleted:
             key = idempotency_key("unsend", message.mid)
             reason = "a message was taken back; its text is kept nowhere but sealed in the inbox"
-            return Read("message.unsend", key, ignored=reason)
+            return Reading("message.unsend", key, ignored=reason)
         if message.is_echo or self._of_salon:
             return self._echo(message)
         key = idempotency_key("message", message.mid)
@@ -185,33 +185,33 @@ class _Update:
         kind = MessageKind.TEXT if message.text is not None else MessageKind.OTHER
         return self._published("message", key, kind, message.text)
 
-    def _echo(self, message: Message) -> Read:
+    def _echo(self, message: Message) -> Reading:
         key = idempotency_key("echo", message.mid)
         if message.app_id is not None:
-            return Read("message.echo", key, ignored="an echo of what an app of the salon sent")
+            return Reading("message.echo", key, ignored="an echo of what an app of the salon sent")
         chat = self._hash(self._update.recipient.id)
         event = FactItem(**self._common(key), fact=FactType.ADMIN_REPLY, chat_hash=chat)
-        return Read("message.echo", key, event, chat, event.tenant_id)
+        return Reading("message.echo", key, event, chat, event.tenant_id)
 
-    def _postback(self, postback: Postback) -> Read:
+    def _postback(self, postback: Postback) -> Reading:
         key = idempotency_key("postback", postback.mid) if postback.mid else self._content
         return self._button("postback", key, postback.payload, postback.title)
 
-    def _button(self, kind: str, key: bytes, data: str | None, title: str | None) -> Read:
+    def _button(self, kind: str, key: bytes, data: str | None, title: str | None) -> Reading:
         button = label(data)
         if button is None:
             raise Refused("its data is not that of a button of ours", kind)
         return self._published(kind, key, MessageKind.BUTTON, title, button=button)
 
-    def _seen(self, seen: Seen) -> Read:
+    def _seen(self, seen: Seen) -> Reading:
         key = idempotency_key("read", self._update.sender.id, seen.mid)
         event = ReceiptItem(**self._common(key), provider_message_id=seen.mid, status="read", rank=READ_RANK)
-        return Read("read", key, event, seen.mid, f"{event.tenant_id}:{seen.mid}", self._at)
+        return Reading("read", key, event, seen.mid, f"{event.tenant_id}:{seen.mid}", self._at)
 
     def _published(
         self, event_type: str, key: bytes, kind: MessageKind, text: str | None,
         *, edited: bool = False, button: str | None = None,
-    ) -> Read:  # fmt: skip
+    ) -> Reading:  # fmt: skip
         """A message has no number in its chat but its time: it is 0."""
         keys, chat_id = self._delivery.context.keys, self._update.sender.id
         event = MessageItem(
@@ -225,7 +225,9 @@ class _Update:
             button=button,
             text_sealed=sealed_text(keys, "text", text),
         )
-        return Read(event_type, key, event, event.chat_hash, f"{event.tenant_id}:{event.chat_hash}", self._at)
+        return Reading(
+            event_type, key, event, event.chat_hash, f"{event.tenant_id}:{event.chat_hash}", self._at
+        )
 
     def _hash(self, chat_id: str) -> str:
         return self._delivery.context.keys.contact_hash("instagram", chat_id)

@@ -74,7 +74,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class Reading:
     """What became of a part that could be read: an event, or the reason why it is not needed."""
 
     event_type: str
@@ -96,7 +96,7 @@ class MetaProvider(Provider):
         """The updates of one entry. Raises nothing, whatever the entry is."""
 
     @abstractmethod
-    def read(self, delivery: Delivery, part: Part, content: bytes) -> Read:
+    def read(self, delivery: Delivery, part: Part, content: bytes) -> Reading:
         """A part in detail; `content` is its hash. Raises Refused, ValidationError."""
 
     def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
@@ -158,7 +158,7 @@ class MetaProvider(Provider):
                 raise Refused(part.refused, part.kind)
             content = canonical16(part.value)
             if part.ignored is not None:
-                read = Read(part.kind, content, ignored=part.ignored)
+                read = Reading(part.kind, content, ignored=part.ignored)
             else:
                 read = self.read(delivery, part, content)
         except (Refused, ValidationError) as error:

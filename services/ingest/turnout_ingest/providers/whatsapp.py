@@ -28,7 +28,7 @@ from turnout_ingest.providers.meta import (
     MetaProvider,
     Part,
     PartyId,
-    Read,
+    Reading,
     Whole,
     at_seconds,
     bounded,
@@ -173,10 +173,10 @@ class WhatsApp(MetaProvider):
         if not found:
             yield Part(whole, field, change, account, ignored="a change with nothing in it")
 
-    def read(self, delivery: Delivery, part: Part, content: bytes) -> Read:
+    def read(self, delivery: Delivery, part: Part, content: bytes) -> Reading:
         beside = part.beside or {}
         if part.kind == "errors":
-            return Read("errors", content, ignored="an error that WhatsApp reports of this number")
+            return Reading("errors", content, ignored="an error that WhatsApp reports of this number")
         if part.account is None:
             raise Refused("metadata.phone_number_id is missing", part.kind)
         match part.kind:
@@ -232,10 +232,10 @@ class _Message:
         self._key = idempotency_key("message", message.id)
         self._kind = f"message.{message.type if message.type in TYPES else 'unknown'}"
 
-    def read(self) -> Read:
+    def read(self) -> Reading:
         reason = self._not_needed()
         if reason is not None:
-            return Read(self._kind, self._key, ignored=reason)
+            return Reading(self._kind, self._key, ignored=reason)
         message, keys = self._message, self._delivery.context.keys
         number = message.sender or self._beside.get("wa_id")
         chat = number or message.from_user_id
@@ -269,10 +269,13 @@ class _Message:
 
     def _said(self) -> tuple[MessageKind, str | None, str | None]:
         """Kind, text and button."""
-        message, words = self._message, self._message.edit.message if self._message.edit else self._message
+        message = self._message
         if message.type in ("button", "interactive"):
             return self._pressed()
-        if message.type == "edit" and message.edit is None:
+        words: Words | None = message
+        if message.type == "edit":
+            words = message.edit.message if message.edit else None
+        if words is None:
             raise Refused("edit is missing", self._kind)
         if words.type == "text":
             if words.text is None:
@@ -282,7 +285,7 @@ class _Message:
         return MessageKind.OTHER, media.caption if media else None, None
 
     def _pressed(self) -> tuple[MessageKind, str | None, str | None]:
-        """A button of a template or of a message; the answer to a form has neither. The data is the client's to forge."""
+        """A button of a template or of a message; the answer to a form has neither. Templates made elsewhere have other data."""
         button, interactive = self._message.button, self._message.interactive
         if self._message.type == "button":
             data, title = (button.payload, button.text) if button else (None, None)
@@ -297,19 +300,19 @@ class _Message:
         return MessageKind.BUTTON, title, pressed
 
 
-def _receipt(delivery: Delivery, status: Status) -> Read:
+def _receipt(delivery: Delivery, status: Status) -> Reading:
     """A template's payment has statuses too, by the same words."""
     said = RECEIPTS.get(status.status)
     kind = f"status.{status.status if said else 'unknown'}"
     key = idempotency_key("status", status.id, status.status, str(status.timestamp))
     if said is None or status.type == "payment":
-        return Read(kind, key, ignored="a status that says nothing of a message's delivery")
+        return Reading(kind, key, ignored="a status that says nothing of a message's delivery")
     at = at_seconds(status.timestamp)
     event = ReceiptItem(
         **event_fields(delivery, new_id(), key, at), provider_message_id=status.id, status=said,
         rank=RANKS[said], reason=_code(status.errors) if said == "failed" else None,
     )  # fmt: skip
-    return Read(kind, key, event, status.id, f"{event.tenant_id}:{status.id}", at)
+    return Reading(kind, key, event, status.id, f"{event.tenant_id}:{status.id}", at)
 
 
 def _code(errors: Any) -> str | None:
@@ -321,11 +324,11 @@ def _code(errors: Any) -> str | None:
     )
 
 
-def _consent(delivery: Delivery, preference: Preference, content: bytes) -> Read:
+def _consent(delivery: Delivery, preference: Preference, content: bytes) -> Reading:
     """Of marketing messages; what we send to a chat knows one consent, so reminders stop with them."""
     opted_in = OPTED_IN.get(preference.value)
     if opted_in is None:
-        return Read("user_preferences", content, ignored="a preference that is neither stop nor resume")
+        return Reading("user_preferences", content, ignored="a preference that is neither stop nor resume")
     chat = preference.wa_id or preference.user_id
     if chat is None:
         raise Refused("it has neither wa_id nor user_id", "user_preferences")
@@ -342,6 +345,6 @@ def _of_chat(delivery: Delivery, key: bytes, at: datetime, chat: str) -> dict[st
     }
 
 
-def _published(kind: str, key: bytes, event: MessageItem | ConsentItem) -> Read:
+def _published(kind: str, key: bytes, event: MessageItem | ConsentItem) -> Reading:
     chat = event.chat_hash
-    return Read(kind, key, event, chat, f"{event.tenant_id}:{chat}", event.occurred_at)
+    return Reading(kind, key, event, chat, f"{event.tenant_id}:{chat}", event.occurred_at)
