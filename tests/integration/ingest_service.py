@@ -71,11 +71,15 @@ class Service:
     clock: Clock
 
     async def post(
-        self, tenant_id: str, webhook: Webhook, headers: Mapping[str, str] | None = None
+        self,
+        tenant_id: str,
+        webhook: Webhook,
+        headers: Mapping[str, str] | None = None,
+        path: str | None = None,
     ) -> Answered:
-        """Posts once, signed unless `headers` are given."""
+        """Posts once, signed unless `headers` are given, to the tenant's own callback unless a `path` is."""
         now = int(self.clock.now().timestamp())
-        path, secret = f"/webhooks/{webhook.channel}/{tenant_id}", SECRETS[webhook.channel]
+        path, secret = path or f"/webhooks/{webhook.channel}/{tenant_id}", SECRETS[webhook.channel]
         if headers is not None:
             return await self.request("POST", path, webhook.body, headers)
         sent = signed_headers(webhook, secret, now)
@@ -117,8 +121,7 @@ async def ingest(
         postgres_dsn=SecretStr(address),
         kafka_bootstrap=kafka or infrastructure.kafka,
         topic_prefix=prefix,
-        master_key=SecretStr(base64.b64encode(MASTER_KEY).decode()),
-        **changes,
+        **{"master_key": SecretStr(base64.b64encode(MASTER_KEY).decode())} | changes,
     )
     pool = await create_pool(address, "test-ingest")
     directory = TenantDirectory(
@@ -141,9 +144,9 @@ async def ingest(
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
-    """The application on a free port of this machine; its URL."""
-    server = Server(uvicorn.Config(app, port=0, **HTTP_OPTIONS))
+async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
+    """The application on a free port of this machine; its URL. `options` replace those of our servers."""
+    server = Server(uvicorn.Config(app, port=0, **HTTP_OPTIONS | options))
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: _started(server), "the server to listen")

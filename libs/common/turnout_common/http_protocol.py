@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from turnout_common import metrics
@@ -23,6 +24,7 @@ REST_BYTES = 4 * 1024 * 1024
 REST_SECONDS = 10.0
 #: Longer than the proxies in front keep an idle connection (60 s as a rule), so that they close it and never meet a closed one.
 IDLE_SECONDS = 75
+_OF_ONE_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
 _TOO_MANY = b"HTTP/1.1 %s\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -95,7 +97,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._no_body_bytes += len(data)
         if self._in_head and self._head_limit is None:
             self._expect_head()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._no_body_bytes > HEAD_BYTES and not self.transport.is_closing():
             if self._in_head:
                 self.transport.write(_TOO_LARGE)
@@ -106,6 +114,8 @@ class BoundedHttp(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_head = False
         self._no_body_bytes = 0
         self._head_has_come()
@@ -120,6 +130,8 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_head = True
         self._no_body_bytes = 0
         if self._rest_limit is not None:
@@ -130,6 +142,21 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if not self._in_head and not self.transport.is_closing():
             self._rest_limit = self.loop.call_later(REST_SECONDS, self.transport.close)
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Reads the request again as if it did not ask for another protocol, as RFC 9110 has it for one that we do not
+        speak: the parser ends it with its head, and the body of a client that always asks (Java's) would be lost."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("No proxy.")
+            return
+        closes = any(name == b"connection" and b"close" in value.lower() for name, value in self.headers)
+        lines = [b"%s %s HTTP/1.1" % (method, self.url)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in _OF_ONE_CONNECTION]
+        lines += [b"connection: close"] if closes else []
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def _expect_head(self) -> None:
         self._head_limit = self.loop.call_later(HEAD_SECONDS, self._too_slow)
