@@ -7,6 +7,7 @@ import base64
 import json
 import os
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -18,10 +19,11 @@ from tests.infrastructure import Database
 from turnout_cli import dlq, inbox, tenant, tenant_channels
 from turnout_cli.demo_seed import channel_secrets, read_tenant
 from turnout_cli.errors import CommandError
+from turnout_common.channel_secrets import new_secret
 from turnout_common.postgres import create_pool, load_queries
 from turnout_common.security import TenantKeys
 from turnout_common.tenant_directory import TenantDirectory
-from turnout_common.tenants import Tenant, tenant_keys
+from turnout_common.tenants import Tenant, rotate_secret, tenant_keys
 
 T = TypeVar("T")
 EVENTS_SECRET = "whsec_" + base64.b64encode(b"a secret of events, 32 bytes ...").decode()
@@ -154,6 +156,189 @@ def test_the_list_is_json_for_machines(name: str, capsys: pytest.CaptureFixture[
     assert found["channels"] == [
         {"channel": "events", "enabled": True, "routing_id": None, "secrets": 1, "old_secret_until": None}
     ]
+
+
+def secrets_of(database: Database, name: str, channel: str) -> tuple[str, ...]:
+    return stored(database, name).channels[channel].secrets
+
+
+def acts(database: Database, name: str) -> list[str]:
+    rows = with_connection(
+        database.admin_dsn,
+        lambda c: c.fetch(
+            "SELECT action FROM platform.audit_log WHERE tenant_id = $1 ORDER BY audit_id", name
+        ),
+    )
+    return [row["action"] for row in rows]
+
+
+@pytest.mark.parametrize("channel", ["calcom", "telegram", "max", "events"])
+def test_a_rotation_makes_a_secret_prints_it_once_and_keeps_the_old_one_for_the_overlap(
+    database: Database, name: str, channel: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = new_secret(channel)
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, channel, secret=old)
+    capsys.readouterr()
+
+    assert tenant_channels.rotate_secret(name, channel) == 0
+
+    out, err = capsys.readouterr()
+    made = out.strip()
+    assert secrets_of(database, name, channel) == (made, old)
+    assert made not in err and old not in out + err
+    assert "dies by itself" in err
+    assert acts(database, name)[-1] == "secret.rotated"
+
+
+def test_a_given_secret_is_not_printed_and_a_third_ends_the_first_at_once(
+    database: Database, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, "whatsapp", secret="first")
+    tenant_channels.rotate_secret(name, "whatsapp", secret="second", overlap="7d")
+    capsys.readouterr()
+
+    tenant_channels.rotate_secret(name, "whatsapp", secret="third", overlap="30m")
+
+    out, err = capsys.readouterr()
+    assert (out, secrets_of(database, name, "whatsapp")) == ("", ("third", "second"))
+    assert "two at most" in err
+    assert "third" not in err
+
+
+def test_a_leaked_secret_ends_at_once(
+    database: Database, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, "calcom", secret="leaked")
+
+    tenant_channels.rotate_secret(name, "calcom", secret="new", overlap="0")
+
+    assert secrets_of(database, name, "calcom") == ("new",)
+    assert "refused from now on" in capsys.readouterr().err
+
+
+def test_secrets_beyond_the_largest_number_begin_anew(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, "calcom", secret="first")
+    with_connection(
+        database.admin_dsn,
+        lambda c: c.execute(
+            "UPDATE platform.channel_secrets SET secret_no = 32000 WHERE tenant_id = $1", name
+        ),
+    )
+
+    for secret in ("second", "third"):
+        tenant_channels.rotate_secret(name, "calcom", secret=secret)
+
+    assert secrets_of(database, name, "calcom") == ("third", "second")
+
+
+def test_a_rotation_that_makes_no_sense_is_refused(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, "calcom", secret="first")
+
+    for channel, options, words in (
+        ("calcom", {"secret": "first"}, "in use"),
+        ("calcom", {"overlap": "soon"}, "length of time"),
+        ("calcom", {"overlap": "91d"}, "too long"),
+        ("vk", {}, "gives the secret itself"),
+        ("max", {}, "no channel max"),
+    ):
+        with pytest.raises(CommandError, match=words):
+            tenant_channels.rotate_secret(name, channel, **options)  # type: ignore[arg-type]
+    with pytest.raises(CommandError, match="no tenant"):
+        tenant_channels.rotate_secret("nobody", "calcom")
+    assert secrets_of(database, name, "calcom") == ("first",)
+
+
+def test_two_rotations_at_once_leave_two_secrets(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, "calcom", secret="first")
+
+    async def both() -> None:
+        connections = [await asyncpg.connect(database.dsn("platform")) for _ in range(4)]
+        await asyncio.gather(
+            *(
+                rotate_secret(c, MASTER_KEY, name, "calcom", f"new-{number}", timedelta(hours=1))
+                for number, c in enumerate(connections)
+            )
+        )
+        for connection in connections:
+            await connection.close()
+
+    asyncio.run(both())
+    found = secrets_of(database, name, "calcom")
+    assert len(found) == 2
+    assert {secret[:4] for secret in found} == {"new-"}
+
+
+def test_the_list_tells_how_many_secrets_and_until_when_but_none_of_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, "calcom", secret="first-secret")
+    tenant_channels.rotate_secret(name, "calcom", secret="second-secret")
+    tenant_channels.set_channel(name, "telegram", api_token="1:x")
+    tenant_channels.disable(name, "telegram")
+    capsys.readouterr()
+
+    tenant.list_all()
+    table = capsys.readouterr().out
+    tenant.list_all(as_json=True)
+    listed = next(row for row in json.loads(capsys.readouterr().out) if row["tenant_id"] == name)
+
+    assert "calcom (2 secrets, the old one until" in " ".join(table.split())
+    assert "telegram (disabled, no secret)" in " ".join(table.split())
+    assert [(c["channel"], c["secrets"], c["enabled"]) for c in listed["channels"]] == [
+        ("calcom", 2, True),
+        ("telegram", 0, False),
+    ]
+    assert "-secret" not in table + json.dumps(listed)
+
+
+def test_a_channel_is_disabled_and_enabled_with_what_it_had(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(name, "calcom", secret="kept")
+
+    tenant_channels.disable(name, "calcom")
+    assert not stored(database, name).channels["calcom"].enabled
+    tenant_channels.enable(name, "calcom")
+
+    channel = stored(database, name).channels["calcom"]
+    assert (channel.enabled, channel.secrets) == (True, ("kept",))
+    with pytest.raises(CommandError, match="no channel"):
+        tenant_channels.disable(name, "max")
+    assert acts(database, name)[-2:] == ["channel.disabled", "channel.enabled"]
+
+
+def test_a_value_that_the_provider_could_not_have_is_refused(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+
+    for channel, options in (
+        ("telegram", {"secret": "with space"}),
+        ("events", {"secret": "whsec_short"}),
+        ("vk", {"secret": "s", "routing_id": "club1"}),
+    ):
+        with pytest.raises(CommandError):
+            tenant_channels.set_channel(name, channel, **options)  # type: ignore[arg-type]
+    assert stored(database, name).channels == {}
+
+
+def test_a_channel_whose_items_would_be_nobodys_is_told(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account = str(int.from_bytes(os.urandom(5), "big"))
+    tenant.create(name, timezone="Europe/Berlin")
+
+    tenant_channels.set_channel(name, "whatsapp", secret="s")
+    assert "no routing id" in capsys.readouterr().err
+    tenant_channels.set_channel(name, "whatsapp", routing_id=account)
+    tenant_channels.set_channel(name, "whatsapp", secret="t")
+    err = capsys.readouterr().err
+    assert "no routing id" not in err
+    assert "rotate-secret" in err
 
 
 def test_a_token_is_printed_once_and_works(

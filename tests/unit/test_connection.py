@@ -50,7 +50,7 @@ def test_the_environment_alone_is_enough(tmp_path: Path) -> None:
     target = resolve("embedded", env)
 
     assert (target.platform_dsn, target.kpi_url) == ("postgresql://p@db/turnout", "https://kpi.example")
-    assert (target.master_key, target.token) == (b"k" * 32, "tt_x")
+    assert (target.master_key.keys, target.token) == ((b"k" * 32,), "tt_x")
     assert target.service_urls == {"kpi-api": "https://kpi.example"}
 
 
@@ -66,7 +66,7 @@ def test_compose_is_found_by_its_secrets_and_published_ports(monkeypatch: pytest
     assert target.maintenance_dsn.startswith(
         "postgresql://turnout_maintenance:pw-turnout_maintenance@127.0.0.1:"
     )
-    assert target.master_key == b"k" * 32
+    assert target.master_key.keys == (b"k" * 32,)
     assert target.token is None
 
 

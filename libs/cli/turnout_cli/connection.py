@@ -20,8 +20,10 @@ from cyclopts import Parameter
 
 from turnout_cli.compose import compose_stack
 from turnout_cli.errors import CommandError
+from turnout_cli.master_key_store import EnvFile, KeyFile
+from turnout_cli.secrets_command import ENV_FILE
 from turnout_cli.services import MOCK_PROVIDERS
-from turnout_cli.state import Home
+from turnout_cli.state import Home, project_root
 from turnout_cli.status import status_document
 from turnout_common.security import MasterKeys, SecretError, read_master_key
 
@@ -111,6 +113,14 @@ class Target:
         except SecretError as error:
             raise CommandError(str(error)) from error
 
+    @property
+    def master_key_store(self) -> KeyFile | EnvFile | None:
+        """Where the master key can be replaced; None when it stands in the environment."""
+        self._need("master_key_text")
+        if file := self.values.get("master_key_file"):
+            return KeyFile(Path(file))
+        return EnvFile(project_root() / ENV_FILE) if self.values.get("master_key_in_env_file") else None
+
     def require(self, *keys: str) -> None:
         """Raises CommandError for the first that is not known, before a command has begun."""
         for key in keys:
@@ -166,8 +176,10 @@ def resolve(name: TargetName = "embedded", environment: Mapping[str, str] | None
     env = os.environ if environment is None else environment
     found, hint = _compose(env) if name == "compose" else _embedded(env)
     set_apart = {key: env[variable] for key, variable in VARIABLES.items() if env.get(variable)}
-    if "master_key_text" not in set_apart and (file := env.get("TURNOUT_MASTER_KEY_FILE")):
-        set_apart["master_key_text"] = _read(Path(file))
+    if "master_key_text" in set_apart:
+        found = {key: value for key, value in found.items() if not key.startswith("master_key")}
+    elif file := env.get("TURNOUT_MASTER_KEY_FILE"):
+        set_apart |= {"master_key_text": _read(Path(file)), "master_key_file": file}
     return Target(name, found | set_apart, hint)
 
 
@@ -183,6 +195,7 @@ def _embedded(env: Mapping[str, str]) -> tuple[dict[str, str], str]:
         "admin_dsn": status["postgres"],
         "kafka": status["kafka"],
         "master_key_text": _read(Path(status["master_key_file"])),
+        "master_key_file": status["master_key_file"],
     }
     if status["token"]:
         found["token"] = status["token"]
@@ -197,6 +210,7 @@ def _compose(env: Mapping[str, str]) -> tuple[dict[str, str], str]:
         "admin_dsn": stack.postgres,
         "kafka": stack.kafka,
         "master_key_text": stack.master_key,
+        "master_key_in_env_file": "yes",
     } | _urls(stack.urls), ""
 
 

@@ -39,9 +39,11 @@ app.command(
 )
 app.command("turnout_cli.demo_commands:app", name="demo", help="Demo data through the front door.")
 app.command("turnout_cli.tenant:app", name="tenant", help="Tenants, their channels and tokens.")
+app.command("turnout_cli.master_key_commands:app", name="master-key", help="The master key: check, rotate.")
 app.command("turnout_cli.inbox:app", name="inbox", help="What came in, and its fate.")
 app.command("turnout_cli.dlq:app", name="dlq", help="Dead letters: list, show, replay.")
 app.command("turnout_cli.reconcile:app", name="reconcile", help="Compare a provider's own view with ours.")
+app.command("turnout_cli.prune:prune", name="prune", help="Delete what is over its time; once a day.")
 app.command("turnout_cli.rollup_commands:app", name="rollup", help="The aggregates: verify, rebuild, run.")
 app.command("turnout_cli.contracts_commands:app", name="contracts", help="Schemas, examples, .env.example.")
 
