@@ -25,8 +25,8 @@ from turnout_common.tenants import Tenant, update_settings
 
 CHANNELS = ("calcom", "telegram", "events")
 CONCURRENCY = 32
-#: Services read a tenant's configuration every 30 s.
-KNOWN_SECONDS = 40.0
+#: A change of a tenant's configuration is in force within a second; a connection that broke just then, later.
+KNOWN_SECONDS = 10.0
 Progress = Callable[[int, int], None]
 
 

@@ -14,8 +14,7 @@ from turnout_cli.supervisor import ProcessSpec
 
 DATABASE = "turnout"
 MOCK_PROVIDERS = "mock-providers"
-#: What a person at a laptop expects: a tenant made a moment ago is known.
-DEVELOPMENT = {"TURNOUT_ENV": "development", "TURNOUT_TENANT_RELOAD_SECONDS": "2"}
+DEVELOPMENT = {"TURNOUT_ENV": "development"}
 
 
 @dataclass(frozen=True)

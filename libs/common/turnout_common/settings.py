@@ -42,8 +42,13 @@ class ServiceSettings(BaseSettings):
         "",
         description="Proxies whose X-Forwarded-For is believed: addresses or networks, comma-separated.",
     )
-    master_key: SecretStr | None = Field(None, description="Master key, 32 bytes in base64; or use the file.")
-    master_key_file: Path | None = Field(None, description="File that holds the master key in base64.")
+    master_key: SecretStr | None = Field(
+        None,
+        description="Master key, 32 bytes in base64 (during a rotation the new one, a comma, the old one); or use the file.",
+    )
+    master_key_file: Path | None = Field(
+        None, description="File with the master key in base64, read again when it was rotated."
+    )
     topic_prefix: str = Field(
         "", description="Put before topic and group names, to share one Kafka in tests."
     )
@@ -58,7 +63,9 @@ class ServiceSettings(BaseSettings):
         "json", description="`console` is for people, `json` for machines."
     )
     tenant_reload_seconds: float = Field(
-        30.0, gt=0, description="How often tenant configuration is read again."
+        30.0,
+        gt=0,
+        description="How often tenant configuration is read again, for what Postgres did not tell: a change is told at once.",
     )
     recovery_age_seconds: float = Field(
         120.0, gt=0, description="Age from which a record without `applied` counts as missing."
