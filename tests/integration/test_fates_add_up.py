@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import prometheus_client
 import pytest
 
 from tests.conftest import MASTER_KEY
@@ -150,10 +151,9 @@ def mended_items(self: Calcom, delivery: Delivery) -> list[Item]:
 
 
 def metered() -> dict[str, float]:
-    def total(counter: Any) -> float:
-        return sum(
-            s.value for family in counter.collect() for s in family.samples if s.name.endswith("_total")
-        )
+    def total(counter: prometheus_client.Counter) -> float:
+        samples = [sample for family in counter.collect() for sample in family.samples]
+        return sum((float(sample.value) for sample in samples if sample.name.endswith("_total")), 0.0)
 
     return {"received": total(metrics.ITEMS_RECEIVED), "fates": total(metrics.ITEMS)}
 

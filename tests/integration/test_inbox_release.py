@@ -32,7 +32,9 @@ from turnout_cli import inbox_release
 from turnout_cli.errors import CommandError
 from turnout_cli.webhooks import Webhook, facts, signed_headers, telegram
 from turnout_common.postgres import load_queries
+from turnout_common.tenants import tenant_keys
 from turnout_ingest import release as release_module
+from turnout_ingest.acceptance import opened_headers
 from turnout_ingest.providers import calcom, standard_webhooks
 from turnout_ingest.providers import telegram as telegram_adapter
 from turnout_ingest.providers.provider import Delivery, Fate, Item, Refused, hash16
@@ -439,3 +441,33 @@ async def test_bytes_that_are_gone_leave_the_item_as_it_is(
 
     assert outcome["reason"] == "its bytes are not kept any more"
     assert await rows(database, salon) == before
+
+
+@pytest.mark.parametrize("name", sorted(release_module.SQL))
+async def test_query_prepares_as_the_maintenance_role(database: Database, name: str) -> None:
+    connection = await asyncpg.connect(database.dsn("maintenance"))
+    await connection.prepare(release_module.SQL[name])
+    await connection.close()
+
+
+async def test_headers_are_kept_of_what_was_not_taken_in_and_of_nothing_else(
+    service: Service, database: Database, salon: str
+) -> None:
+    await service.post(salon, facts.rated("taken in", now(), 5, "u"))
+    await service.post(salon, Webhook("events", b"[]", "not taken in"))
+
+    connection = await asyncpg.connect(database.admin_dsn)
+    kept = await connection.fetch(
+        "SELECT fate, sealed_headers FROM ingest.raw_items JOIN ingest.inbox i USING (item_id) "
+        "WHERE i.tenant_id = $1 ORDER BY seq",
+        salon,
+    )
+    keys = await tenant_keys(connection, MASTER_KEY, salon)
+    await connection.close()
+
+    assert [(row["fate"], row["sealed_headers"] is None) for row in kept] == [
+        ("published", True),
+        ("quarantined", False),
+    ]
+    assert opened_headers(keys, kept[1]["sealed_headers"]) == {b"webhook-id": b"not taken in"}
+    assert b"not taken in" not in kept[1]["sealed_headers"]
