@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import phonenumbers
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.webhook_fixtures import KEYS, opened
 from turnout_ingest.contacts import (
@@ -75,3 +78,25 @@ def test_longest_text_of_the_widest_letters_fits_the_wire() -> None:
     sealed = sealed_text(KEYS, "notes", "😀" * LONGEST_TEXT)
 
     assert sealed is not None and len(sealed) <= 65536
+
+
+def _by_the_library(text: str) -> str | None:
+    try:
+        number = phonenumbers.parse(text, None)
+    except phonenumbers.NumberParseException:
+        return None
+    possible = phonenumbers.is_possible_number(number)
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164) if possible else None
+
+
+NUMBERS = st.builds(
+    "+{}{}".format,
+    st.sampled_from(sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)),
+    st.from_regex(r"(0|1|8|15|044)?[0-9]{2,12}", fullmatch=True),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(NUMBERS)
+def test_number_that_is_passed_by_the_library_is_what_the_library_gives(text: str) -> None:
+    assert phone_number(text) == _by_the_library(text)

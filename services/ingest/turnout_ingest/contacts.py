@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import dataclass
+from functools import cache
 
 import phonenumbers
+from pydantic_core import to_json
 
 from turnout_common.events import Contact
 from turnout_common.security import TenantKeys
 
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 #: Cal.com makes an address of this domain up for a guest who gave a phone number only.
 _MADE_UP_MAIL = "@sms.cal.com"
@@ -22,6 +25,8 @@ def phone_number(text: str | None) -> str | None:
     """The number in E.164, or None: without a leading + it could be of any country, so it links nobody."""
     if text is None or len(text) > 40 or not text.strip().startswith("+"):
         return None
+    if _is_normal(text):
+        return text
     try:
         number = phonenumbers.parse(text, None)
     except phonenumbers.NumberParseException:
@@ -29,6 +34,41 @@ def phone_number(text: str | None) -> str | None:
     if not phonenumbers.is_possible_number(number):
         return None
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def _is_normal(text: str) -> bool:
+    """Whether `text` is what `phonenumbers` would give for it: E.164 already, without a prefix of national dialling and
+    of a length that its country has. Nearly every number comes like that, and the library takes 12 us for one."""
+    if _E164.fullmatch(text) is None:
+        return False
+    for digits in (1, 2, 3):
+        plan = _numbering_plan(int(text[1 : 1 + digits]))
+        if plan is not None:
+            national = text[1 + digits :]
+            prefixed = plan.national_prefix is not None and plan.national_prefix.match(national)
+            return len(national) in plan.lengths and not prefixed
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberingPlan:
+    """What a country's numbers after its code are: their lengths, and the prefix that is no part of them."""
+
+    lengths: frozenset[int]
+    national_prefix: re.Pattern[str] | None
+
+
+@cache
+def _numbering_plan(country_code: int) -> _NumberingPlan | None:
+    """Of a code of one to three digits, so that the cache is bounded; None where there is no such code."""
+    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(country_code)
+    if regions is None:
+        return None
+    metadata = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(country_code, regions[0])
+    prefix = metadata.national_prefix_for_parsing
+    return _NumberingPlan(
+        frozenset(metadata.general_desc.possible_length), re.compile(prefix) if prefix else None
+    )
 
 
 def mail_address(text: str | None) -> str | None:
@@ -57,7 +97,7 @@ def sealed_contact(
     known = (name or "").strip()[:_LONGEST_NAME] or None
     if not (known or address or number):
         return None
-    person = json.dumps({"name": known, "email": address, "phone": number}, ensure_ascii=False)
+    person = to_json({"name": known, "email": address, "phone": number}).decode()
     return Contact(
         phone_hash=keys.contact_hash("phone", number) if number else None,
         email_hash=keys.contact_hash("email", address) if address else None,
