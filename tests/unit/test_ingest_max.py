@@ -169,8 +169,9 @@ def test_contact_of_somebody_else_is_not_vouched_for(name: str) -> None:
     assert event["contact"]["phone_hash"] == KEYS.contact_hash("phone", "+493023125077")
 
 
-def test_number_of_another_without_a_country_links_nobody() -> None:
-    update = shared("TEL:030 23125077", max_info={"user_id": 1})
+@pytest.mark.parametrize("number", ["030 23125077", "493023125077"])
+def test_number_of_another_without_its_plus_links_nobody(number: str) -> None:
+    update = shared(f"TEL:{number}", max_info={"user_id": 1})
 
     assert "contact" not in event_of("max", update)
 
