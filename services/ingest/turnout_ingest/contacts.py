@@ -61,14 +61,13 @@ class _NumberingPlan:
 @cache
 def _numbering_plan(country_code: int) -> _NumberingPlan | None:
     """Of a code of one to three digits, so that the cache is bounded; None where there is no such code."""
-    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(country_code)
-    if regions is None:
+    region = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(country_code, ("",))[0]
+    metadata = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(country_code, region)
+    if metadata is None or metadata.general_desc is None:
         return None
-    metadata = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(country_code, regions[0])
     prefix = metadata.national_prefix_for_parsing
-    return _NumberingPlan(
-        frozenset(metadata.general_desc.possible_length), re.compile(prefix) if prefix else None
-    )
+    lengths = frozenset(metadata.general_desc.possible_length)
+    return _NumberingPlan(lengths, re.compile(prefix) if prefix else None)
 
 
 def mail_address(text: str | None) -> str | None:
