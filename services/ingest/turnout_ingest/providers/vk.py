@@ -110,7 +110,7 @@ class Vk(Provider):
     answers = Answers(text=OK)
 
     def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
-        """Parsed here and once more in `items`: a microsecond, which keeping the value in between would not repay."""
+        """Parsed here and once more in `items`: two microseconds, for which no value is worth keeping in between."""
         try:
             event = parse_json(body)
         except Refused:
