@@ -79,7 +79,12 @@ class Run:
             "calcom": secrets.token_hex(16),
             "telegram": secrets.token_hex(16),
             "events": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+            "whatsapp": secrets.token_hex(16),
+            "instagram": secrets.token_hex(16),
+            "vk": secrets.token_hex(16),
+            "max": secrets.token_hex(16),
         }
+        self._handshakes = {name: secrets.token_hex(4) for name in ("whatsapp", "instagram", "vk")}
         self.steps: list[Step] = []
 
     async def all_steps(self) -> None:
@@ -92,6 +97,8 @@ class Run:
             ("a forged signature is refused with 401", self._send_forged),
             ("a malformed body is answered 400", self._send_malformed),
             ("a Telegram message is accepted, twice", self._send_question),
+            ("messages of WhatsApp, Instagram, VK and MAX are accepted, twice", self._send_messengers),
+            ("Meta's and VK's check of a new callback is answered", self._answer_handshakes),
             ("a client shares their phone, and books for the day after tomorrow", self._book_by_phone),
         )
         for name, work in sending:
@@ -145,8 +152,9 @@ class Run:
             for channel, secret in self._secrets.items():
                 api_token = TELEGRAM_TOKEN if channel == "telegram" else None
                 await tenants.set_channel(
-                    connection, key, self._tenant, channel, secret=secret, api_token=api_token, actor="smoke"
-                )
+                    connection, key, self._tenant, channel, secret=secret, api_token=api_token, actor="smoke",
+                    routing_id=self._story.routing_ids.get(channel), handshake=self._handshakes.get(channel),
+                )  # fmt: skip
             self._token = await tenants.create_api_token(
                 connection, self._tenant, "owner", label="smoke", actor="smoke"
             )
@@ -186,6 +194,26 @@ class Run:
         await self._accepted(self._story.question())
         await self._accepted(self._story.question())
 
+    async def _send_messengers(self) -> None:
+        """VK wants exactly `ok` and MAX exactly 200, or they send again and give up."""
+        for webhook in self._story.messengers() * 2:
+            answer = await self._client.send(webhook)
+            _must(answer.status, f"a {webhook.channel} webhook", 200, 200, answer.body)
+            expected = "ok" if webhook.channel == "vk" else ""
+            _must_say(answer.body, f"a {webhook.channel} webhook", expected)
+
+    async def _answer_handshakes(self) -> None:
+        answer = await self._client.send(self._story.vk_confirmation())
+        _must_say(answer.body, "VK's confirmation", self._handshakes["vk"])
+        for channel in ("whatsapp", "instagram"):
+            challenge = secrets.token_hex(8)
+            query = {
+                "hub.mode": "subscribe", "hub.challenge": challenge, "hub.verify_token": self._handshakes[channel],
+            }  # fmt: skip
+            url = f"{self._target.ingest_url}/webhooks/{channel}/{self._tenant}"
+            async with aiohttp.ClientSession() as http, http.get(url, params=query) as got:
+                _must_say(await got.text(), f"the handshake of {channel}", challenge)
+
     async def _book_by_phone(self) -> None:
         await self._accepted(self._story.shared_phone())
         await (await self._checks()).client_is_known()
@@ -207,4 +235,11 @@ def _must(status: int, what: str, least: int, most: int, body: str) -> None:
         wanted = str(least) if least == most else f"{least} to {most}"
         raise SmokeFailed(
             f"{what}: expected {wanted}, came {status} {body[:200]!r}. Look at: the log of ingest"
+        )
+
+
+def _must_say(said: str, what: str, expected: str) -> None:
+    if said != expected:
+        raise SmokeFailed(
+            f"{what}: expected the answer {expected!r}, came {said[:200]!r}. Look at: the log of ingest"
         )

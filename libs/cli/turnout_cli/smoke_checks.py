@@ -85,9 +85,9 @@ class Checks:
         return {row["fate"]: row["items"] for row in rows}
 
     async def client_is_known(self) -> None:
-        """The client who shared their phone can be written to."""
+        """Whoever wrote is known, so the client who shared their phone can be written to."""
         look = "the log of booking, and ./turnout dlq list booking"
-        await self._until(self._chats, 2, "chats that booking knows", look)
+        await self._until(self._chats, self._story.chats, "chats that booking knows", look)
 
     async def _chats(self) -> int:
         return int(await self._connection.fetchval(SQL["chats"], self._tenant))

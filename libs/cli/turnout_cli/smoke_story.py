@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from turnout_cli.webhooks import Webhook, calcom, facts, telegram
+from turnout_cli.webhooks import Webhook, calcom, facts, instagram, max, telegram, vk, whatsapp
 
 LOCAL_HOUR = 13
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -107,6 +107,31 @@ class Story:
     def question(self) -> Webhook:
         return telegram.text(self._update_id(1), self.asking, 21, self.now, "Do you have time on Friday?")
 
+    def messengers(self) -> list[Webhook]:
+        """The same question by a client of each other messenger."""
+        words, number, at = "Do you have time on Friday?", self._number, self.now
+        salon = whatsapp.Number(self.routing_ids["whatsapp"], "493023125000")
+        client = whatsapp.Client("493023125778", "Olga")
+        return [
+            whatsapp.text(salon, client, f"wamid.{self.run}", at, words),
+            instagram.text(self.routing_ids["instagram"], f"7{number:011d}", f"mid.{self.run}", at, words),
+            vk.text(f"{self.run}-1", self._vk_chat, 31, at, words),
+            max.text(max.Chat(6_000_000_000 + number, "Rita"), 41, at, words),
+        ]
+
+    def vk_confirmation(self) -> Webhook:
+        return vk.confirmation(self._vk_chat)
+
+    @property
+    def routing_ids(self) -> dict[str, str]:
+        """The salon's accounts, of this run alone: an account belongs to one tenant."""
+        number = self._number
+        return {"whatsapp": f"1{number:014d}", "instagram": f"17{number:015d}", "vk": str(number + 1)}
+
+    @property
+    def _vk_chat(self) -> vk.Chat:
+        return vk.Chat(700_000_001, int(self.routing_ids["vk"]))
+
     def shared_phone(self) -> Webhook:
         return telegram.contact_shared(self._update_id(2), self.sharing, 22, self.now, PHONE)
 
@@ -118,12 +143,26 @@ class Story:
         return Webhook("calcom", f'{{"triggerEvent":"BOOKING_CREATED","run":"{self.run}",'.encode())
 
     def _update_id(self, number: int) -> int:
-        return int(self.run.rsplit("-", 1)[-1], 16) * 10 + number
+        return self._number * 10 + number
+
+    @property
+    def _number(self) -> int:
+        return int(self.run.rsplit("-", 1)[-1], 16)
+
+    @property
+    def chats(self) -> int:
+        """Clients who wrote by a messenger."""
+        return len(self.messengers()) + 2
 
     def fates(self) -> dict[str, int]:
-        """Past webhooks and the question came twice; two more were new; one was malformed, one a test."""
-        past = len(self.past())
-        return {"published": past + 3, "duplicate": past + 1, "quarantined": 1, "ignored": 1}
+        """Past webhooks and the questions came twice; two more were new; one was malformed, two only ask for an answer."""
+        past, messengers = len(self.past()), len(self.messengers())
+        return {
+            "published": past + 3 + messengers,
+            "duplicate": past + 1 + messengers,
+            "quarantined": 1,
+            "ignored": 2,
+        }
 
     def chains(self) -> dict[str, set[str]]:
         """Event types by the uid that stands now."""
@@ -221,7 +260,8 @@ def expected_kpis(story: Story) -> Sequence[Expected]:
         Expected(
             "today", today, today,
             {"bookingSuccessRate": 100.0, "messageFailureRate": 0.0, "deadLetterRate": 0.0},
-            {"intents": 2, "openIntents": 1, "confirmedIntents": 1, "messagesAttempted": 1, "messagesAccepted": 1},
+            {"intents": story.chats, "openIntents": story.chats - 1, "confirmedIntents": 1,
+             "messagesAttempted": 1, "messagesAccepted": 1},
         ),
         Expected("the day after tomorrow", ahead, ahead, {"noShowRate": None}, {"booked": 1, "due": 0, "visits": 0}),
     )  # fmt: skip
