@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from time import monotonic
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -281,3 +282,76 @@ async def test_server_that_does_not_answer_blocks_nobody_and_ends_the_reading(
         assert first
         await in_force(lambda: not tenant_of(directory, tenant_id).active, 6)
     await admin.close()
+
+
+class Line:
+    """A line to Postgres that can go dead: what is sent over it then arrives nowhere, and nothing closes it."""
+
+    def __init__(self, dsn: str) -> None:
+        address = urlsplit(dsn)
+        self._to = (address.hostname, address.port)
+        self._dsn = address
+        self._alive = asyncio.Event()
+        self._alive.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.dials = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        """The DSN by way of this line."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        user = f"{self._dsn.username}:{self._dsn.password}"
+        try:
+            yield self._dsn._replace(netloc=f"{user}@127.0.0.1:{port}").geturl()
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def die(self) -> None:
+        self._alive.clear()
+
+    def live(self) -> None:
+        self._alive.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.dials += 1
+        there, back = await asyncio.open_connection(*self._to)
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.create_task(self._carry(source, sink))
+            self._tasks.add(task)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(ConnectionError):
+                while part := await source.read(65536):
+                    await self._alive.wait()
+                    sink.write(part)
+        finally:
+            sink.close()
+
+
+async def test_line_that_went_dead_is_given_up_and_followed_again_when_it_lives(
+    database: Database, platform: asyncpg.Connection, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnout_common.tenant_changes.READ_SECONDS", 0.3)
+    line = Line(database.dsn("ingest"))
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY, 0.2)
+    await directory.reload()
+    async with line.open() as dsn, running(directory.run(lambda: connect(dsn, "test-line"))):
+        await until(lambda: listens(database, "test-line"), "the directory to listen")
+        line.die()
+
+        async def dialled_again() -> bool:
+            assert directory.get(tenant_id) is not None
+            return line.dials > 1
+
+        await until(dialled_again, "the dead line to be given up", 5)
+        await set_tenant_status(platform, tenant_id, "suspended")
+        assert tenant_of(directory, tenant_id).active
+        line.live()
+        await in_force(lambda: not tenant_of(directory, tenant_id).active, 10)
+    await pool.close()
