@@ -74,8 +74,8 @@ from turnout_ingest.providers import PROVIDERS
 headers = signed_headers(Webhook("beacon", b"{}"), "s", 0)
 raw = {name.lower().encode(): value.encode() for name, value in headers.items()}
 assert PROVIDERS["beacon"].verify(raw, b"{}", (b"s",), datetime.now(UTC))
-import turnout_cli.tenant, typing
-assert "beacon" in typing.get_args(turnout_cli.tenant.ChannelName)
+import turnout_cli.tenant_channels, typing
+assert "beacon" in typing.get_args(turnout_cli.tenant_channels.ChannelName)
 from tests.fuzz.corpus import seeds
 from tests.fuzz.targets import TARGETS
 for name, target in TARGETS.items():
