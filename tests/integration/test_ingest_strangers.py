@@ -105,7 +105,7 @@ async def test_who_is_over_a_limit_asks_the_database_nothing(
     database: Database, infrastructure: Infrastructure, topic_prefix: str, salon: str, wire: Wire
 ) -> None:
     webhook = Webhook("telegram", body_of("telegram", "text"))
-    limits = {"tenant_requests_per_second": 0.001, "tenant_request_burst": 1, "refusals_per_minute": 2}
+    limits: dict[str, Any] = {"tenant_requests_per_second": 0.001, "tenant_request_burst": 1, "refusals_per_minute": 2}
     dsn = wire.through(database.dsn("ingest"))
     async with ingest(
         database, infrastructure, topic_prefix, dsn=dsn, relay=False, tenant_reload_seconds=3600, **limits

@@ -22,11 +22,16 @@ def off(*modes: str) -> dict[str, Any]:
     return dict.fromkeys(modes, False)
 
 
-def faults(env: str = "production", key: str | None = GOOD_KEY, **changes: Any) -> list[str]:
+def faults(
+    env: str = "production",
+    key: str | None = GOOD_KEY,
+    dsn: str = "postgresql://nobody@127.0.0.1:1/none",
+    **changes: Any,
+) -> list[str]:
     return startup_faults(
         IngestSettings(
             env=env,  # type: ignore[arg-type]
-            postgres_dsn=SecretStr("postgresql://nobody@127.0.0.1:1/none"),
+            postgres_dsn=SecretStr(dsn),
             master_key=SecretStr(key) if key is not None else None,
             **changes,
         )
@@ -78,6 +83,28 @@ def test_production_refuses_a_missing_short_or_default_master_key(key: str | Non
     assert words in fault
 
 
+@pytest.mark.parametrize(
+    "password", ["postgres", "turnout_ingest", "Password", "short", "changemechangeme", "p%40ss"]
+)
+def test_production_refuses_a_default_or_short_password_of_the_database(password: str) -> None:
+    dsn = f"postgresql://turnout_ingest:{password}@127.0.0.1:1/none"
+    (fault,) = faults(dsn=dsn)
+
+    assert fault.startswith("TURNOUT_POSTGRES_DSN: ") and "refused in production" in fault
+    assert password not in fault.removeprefix("TURNOUT_POSTGRES_DSN: a default password")
+    assert faults("development", dsn=dsn) == []
+
+
+@pytest.mark.parametrize("password", ["", ":" + os.urandom(16).hex()])
+def test_production_takes_a_random_password_and_a_dsn_without_one(password: str) -> None:
+    assert faults(dsn=f"postgresql://turnout_ingest{password}@127.0.0.1:1/none") == []
+
+
+def test_proxies_that_are_no_addresses_are_refused() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        IngestSettings(postgres_dsn=SecretStr("x"), trusted_proxies="10.0.0.0/8, nonsense")
+
+
 def test_key_file_that_is_not_there(tmp_path: Path) -> None:
     (fault,) = faults(key=None, master_key_file=tmp_path / "none")
 
@@ -103,7 +130,7 @@ def test_process_says_why_and_exits_2_without_showing_a_secret() -> None:
     )
 
     assert done.returncode == 2
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["ingest does not start"] * 2
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["ingest does not start"] * 3
     assert "hidden-word" not in done.stderr and "c2hvcnQ" not in done.stderr
 
 

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from turnout_common.client_address import Proxies
+
+LEAST_PASSWORD = 12
+#: Long enough, and known to everybody.
+KNOWN_PASSWORDS = ("changemechangeme", "passwordpassword", "postgrespostgres")
 
 
 class ServiceSettings(BaseSettings):
@@ -90,6 +95,19 @@ class ServiceSettings(BaseSettings):
     @property
     def production(self) -> bool:
         return self.env == "production"
+
+    def weak_postgres_password(self) -> str | None:
+        """What production has against the password in the DSN, in words. None in a DSN is well: there are certificates
+        and .pgpass."""
+        parts = urlsplit(self.postgres_dsn.get_secret_value())
+        password = unquote(parts.password or "")
+        if not password:
+            return None
+        if password.lower() in (*KNOWN_PASSWORDS, (parts.username or "").lower()):
+            return "a default password is refused in production"
+        if len(password) < LEAST_PASSWORD:
+            return f"a password of fewer than {LEAST_PASSWORD} characters is refused in production"
+        return None
 
     def topic(self, name: str) -> str:
         """The topic's name on the broker."""

@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import asyncpg
 from fastapi import FastAPI
 
 from turnout_common.clock import Clock
-from turnout_common.health import health_router
+from turnout_common.health import Readiness, Status, health_router
 from turnout_common.operations import Operations
 from turnout_common.postgres import load_queries
 from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.workers import Worker
 from turnout_ingest.inbox import Inbox
-from turnout_ingest.providers import PROVIDERS
+from turnout_ingest.openapi import security_schemes, webhook_paths
 from turnout_ingest.settings import IngestSettings
 from turnout_ingest.webhook import PREFIX, WebhookEndpoint
 
 SQL = load_queries("turnout_ingest")
 ANSWER_SECONDS = 2.0
+NOT_READY = {"description": "What is not ready, by name."}
+NOT_NEAR = {"description": "Asked from a public address or by way of a proxy."}
 
 
 class IngestApp(FastAPI):
     """FastAPI, save that webhooks pass its layers by: they were measured to cost more than all that a webhook needs."""
 
-    def __init__(self, webhooks: WebhookEndpoint, worker: Worker | None, **options: Any) -> None:
+    def __init__(self, webhooks: WebhookEndpoint | None, worker: Worker | None, **options: Any) -> None:
         super().__init__(**options)
         self._webhooks = webhooks
         self._operations = Operations(super().__call__, worker)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        if self._webhooks is not None and scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._webhooks(scope, receive, send)
         else:
             await self._operations(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
-        document["paths"].setdefault(PREFIX + "{channel}/{tenant_id}", {"post": WEBHOOK_OPERATION})
-        return document
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["paths"] = webhook_paths() | document["paths"]
+            document["paths"]["/ready"]["get"]["responses"]["503"] = NOT_READY
+            document["paths"]["/status"]["get"]["responses"]["404"] = NOT_NEAR
+            document.setdefault("components", {})["securitySchemes"] = security_schemes()
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
 
 class Question:
@@ -95,54 +103,22 @@ def create_app(
         return figures | {"lag": found["waiting"], "oldest_unpublished_seconds": found["oldest_seconds"]}
 
     webhooks = WebhookEndpoint(directory, inbox, settings, clock)
+    return _application(webhooks, worker, readiness, status)
+
+
+def _application(
+    webhooks: WebhookEndpoint | None, worker: Worker | None, readiness: Readiness, status: Status
+) -> IngestApp:
     app = IngestApp(webhooks, worker, title="Turnout ingest", version="1", docs_url=None, redoc_url=None)
     app.include_router(health_router("ingest", readiness, status))
     return app
 
 
-def _said(text: str) -> dict[str, str]:
-    return {"description": text}
+def openapi_text() -> str:
+    """contracts/openapi/ingest.json, made without a database."""
 
+    async def nothing() -> dict[str, Any]:
+        return {}
 
-#: Written by hand: the route is no FastAPI route.
-WEBHOOK_OPERATION: dict[str, Any] = {
-    "tags": ["webhooks"],
-    "operationId": "receive_webhook",
-    "summary": "Receive a webhook of a provider",
-    "description": (
-        "Verified over the raw bytes with the channel's secret: calcom `X-Cal-Signature-256`, telegram "
-        "`X-Telegram-Bot-Api-Secret-Token`, events `webhook-id`, `webhook-timestamp` and `webhook-signature` (Standard "
-        "Webhooks v1). A success answer is sent after the commit; a repeated delivery gets the same answer as the first."
-    ),
-    "parameters": [
-        {
-            "name": "channel",
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string", "enum": sorted(PROVIDERS)},
-        },
-        {
-            "name": "tenant_id",
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"},
-        },
-    ],
-    "requestBody": {
-        "required": True,
-        "description": "The provider's own body, JSON. For `events` see docs/FACTS.md.",
-        "content": {"application/json": {"schema": {"type": "object"}}},
-    },
-    "responses": {
-        "200": _said("telegram: stored, ignored or quarantined; empty, since a body would be a call of the Bot API."),
-        "202": _said("calcom, events: stored durably, or known and not needed."),
-        "400": _said("calcom, events: verified, but not the provider's envelope; kept in quarantine."),
-        "401": _said("Signature or secret missing or wrong, or tenant or channel unknown or suspended."),
-        "404": _said("No such path; with STRICT_TENANT_CONFIG off also an unknown tenant or channel."),
-        "405": _said("Any method but POST."),
-        "408": _said("The body came too slowly."),
-        "409": _said("events: this webhook-id was received before with other content."),
-        "413": _said("The body is larger than TURNOUT_MAX_BODY_BYTES."),
-        "503": _said("Not stored: the queue is full or Postgres does not answer. Send again after Retry-After."),
-    },
-}  # fmt: skip
+    document = _application(None, None, nothing, nothing).openapi()
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -9,15 +9,13 @@ import asyncpg
 from turnout_common.clock import SystemClock
 from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import connect, create_pool
-from turnout_common.recovery import RecoveryCheck
-from turnout_common.relay import Relay
 from turnout_common.runtime import run_processes, serve
 from turnout_common.security import SecretError
 from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.workers import Worker
 from turnout_ingest.app import create_app
 from turnout_ingest.inbox import SHARDS, Inbox
-from turnout_ingest.relay import QUERIES, WATCHES
+from turnout_ingest.relay import create_recovery, create_relay
 from turnout_ingest.settings import IngestSettings, load_settings
 from turnout_ingest.silence import Silence
 
@@ -26,11 +24,10 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
     """Runs until a signal or until a loop fails; gives the exit status. Of several workers the first publishes."""
     dsn = settings.postgres_dsn.get_secret_value()
     pool = await create_pool(dsn, "turnout-ingest")
-    directory = TenantDirectory(
-        pool, settings.master_keys(), settings.tenant_reload_seconds, read_again=settings.master_keys
-    )
+    keys, every = settings.master_keys, settings.tenant_reload_seconds
+    directory = TenantDirectory(pool, keys(), every, read_again=keys)
     await directory.reload()
-    relay = Relay("ingest", settings, QUERIES)
+    relay = create_relay(settings)
     inbox = Inbox(
         lambda: connect(dsn, "turnout-ingest-inbox"),
         queue_items=settings.inbox_queue_items,
@@ -40,8 +37,8 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
     app = create_app(settings, SystemClock(), pool, directory, inbox, worker)
     loops = {"inbox": inbox.run(), "tenants": directory.run(lambda: connect(dsn, "turnout-ingest-tenants"))}
     if worker is None or worker.first:
-        check = RecoveryCheck("ingest", settings, pool, WATCHES, relay.wake)
-        loops |= {"relay": relay.run(), "recovery": check.run(), "silence": Silence(pool).run()}
+        recovery = create_recovery(settings, pool, relay)
+        loops |= {"relay": relay.run(), "recovery": recovery.run(), "silence": Silence(pool).run()}
     return await serve(app, settings, loops, worker=worker)
 
 

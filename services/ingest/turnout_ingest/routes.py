@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import structlog
+
 from turnout_common.events.values import Channel
 from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.tenants import Tenant
@@ -12,6 +14,10 @@ from turnout_ingest.limits import Bucket
 from turnout_ingest.providers import PROVIDERS
 from turnout_ingest.providers.provider import ChannelContext, Provider
 from turnout_ingest.settings import IngestSettings
+
+log = structlog.get_logger()
+#: Below this a secret can be guessed at the rate that we answer at. It is the tenant's, so it is told and not refused.
+LEAST_SECRET = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,10 @@ class Routes:
             return None
         if not tenant.active or not configured.enabled:
             return None
+        if any(0 < len(secret) < LEAST_SECRET for secret in configured.secrets):
+            log.warning(
+                "a channel's secret is short: set a longer one", tenant_id=tenant.tenant_id, channel=channel
+            )
         secrets = [form for secret in configured.secrets if secret for form in provider.secret_bytes(secret)]
         context = ChannelContext(
             tenant_id=tenant.tenant_id,

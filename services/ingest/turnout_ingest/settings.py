@@ -64,7 +64,10 @@ def load_settings() -> IngestSettings | list[str]:
 
 def startup_faults(settings: IngestSettings) -> list[str]:
     """Why ingest must not start, one line each; empty when it may."""
-    faults = [] if settings.production is False else _strict_modes_off(settings)
+    faults = []
+    if settings.production:
+        weak = settings.weak_postgres_password()
+        faults = _strict_modes_off(settings) + ([f"TURNOUT_POSTGRES_DSN: {weak}"] if weak else [])
     try:
         keys = settings.master_keys()
     except (SecretError, OSError, ValueError) as error:
