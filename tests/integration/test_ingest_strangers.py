@@ -41,7 +41,9 @@ async def salon(database: Database, tenant_id: str) -> AsyncIterator[str]:
                 handshake=f"verify-{channel}", actor="test",
             )  # fmt: skip
         yield tenant_id
-        await connection.execute("UPDATE platform.channels SET routing_id = NULL WHERE tenant_id = $1", tenant_id)
+        await connection.execute(
+            "UPDATE platform.channels SET routing_id = NULL WHERE tenant_id = $1", tenant_id
+        )
     finally:
         await connection.close()
 
@@ -105,7 +107,11 @@ async def test_who_is_over_a_limit_asks_the_database_nothing(
     database: Database, infrastructure: Infrastructure, topic_prefix: str, salon: str, wire: Wire
 ) -> None:
     webhook = Webhook("telegram", body_of("telegram", "text"))
-    limits: dict[str, Any] = {"tenant_requests_per_second": 0.001, "tenant_request_burst": 1, "refusals_per_minute": 2}
+    limits: dict[str, Any] = {
+        "tenant_requests_per_second": 0.001,
+        "tenant_request_burst": 1,
+        "refusals_per_minute": 2,
+    }
     dsn = wire.through(database.dsn("ingest"))
     async with ingest(
         database, infrastructure, topic_prefix, dsn=dsn, relay=False, tenant_reload_seconds=3600, **limits
