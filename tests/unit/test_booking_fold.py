@@ -58,7 +58,7 @@ def copy_of(original: Item, later: timedelta = MINUTE) -> Item:
 
 
 def folded(*items: Item) -> Folded:
-    state = fold(items, links_of(items), SETTINGS)
+    state = fold(items, SETTINGS)
     assert state is not None
     return state
 
@@ -97,7 +97,7 @@ def test_all_720_orders_of_arrival_one_by_one_end_in_one_state() -> None:
 @pytest.mark.parametrize("missing", range(6))
 def test_a_life_without_its_first_items_ends_in_one_state_in_every_order(missing: int) -> None:
     rest = life()[missing:]
-    states = {fold(order, links_of(order), SETTINGS) for order in itertools.permutations(rest)}
+    states = {fold(order, SETTINGS) for order in itertools.permutations(rest)}
 
     assert len(states) == 1
     founded = next(iter(states)) is not None
@@ -155,7 +155,7 @@ def any_items(draw: st.DrawFn) -> list[Item]:
 def test_any_set_folds_to_one_state_in_any_order(items: list[Item], seed: int) -> None:
     shuffled = random.Random(seed).sample(items, len(items))
 
-    assert fold(shuffled, links_of(shuffled), SETTINGS) == fold(items, links_of(items), SETTINGS)
+    assert fold(shuffled, SETTINGS) == fold(items, SETTINGS)
 
 
 @given(items=any_items(), seed=st.integers())
@@ -164,7 +164,7 @@ def test_a_chain_that_grows_in_any_batches_ends_as_the_whole_set_does(items: lis
     shuffled = chance.sample(items, len(items))
     cuts = sorted(chance.choices(range(len(items) + 1), k=2))
     steps = grown([shuffled[: cuts[0]], shuffled[cuts[0] : cuts[1]], shuffled[cuts[1] :]])
-    whole = fold(items, links_of(items), SETTINGS)
+    whole = fold(items, SETTINGS)
 
     assert (steps[-1].folded if steps else None) == whole
 

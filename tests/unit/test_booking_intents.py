@@ -47,7 +47,7 @@ def chain(
              start_at=START, end_at=START + HOUR, intent_id=pin)
         for trigger, at in said if at is not None
     ]  # fmt: skip
-    folded = fold(items, links_of(items), FoldSettings("EUR"))
+    folded = fold(items, FoldSettings("EUR"))
     assert folded is not None
     return ChainWish(derived_id("chain", uid), folded)
 

@@ -219,8 +219,8 @@ def test_fields_whose_emptiness_varies_in_type(empty: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"seatsPerTimeSlot": 4}, "seated bookings are not supported"),
-        ({"attendees": [{"email": "a@b.example", "bookingSeat": {"referenceUid": "x"}}]}, "seated"),
+        ({"seatsPerTimeSlot": 4, "attendees": []}, "whose seat it is"),
+        ({"seatsPerTimeSlot": 4, "attendees": [{"name": "Nobody"}]}, "whose seat it is"),
         ({"uid": ""}, "payload.uid is empty"),
         ({"uid": 7}, "payload.uid is not text"),
         ({"uid": "a\x00b"}, "payload.uid has characters that are not allowed there"),
@@ -330,3 +330,79 @@ def test_signature_over_the_raw_bytes_with_either_secret_of_a_rotation(given: by
 def test_without_a_secret_nothing_verifies() -> None:
     assert not CALCOM.verify({b"x-cal-signature-256": signature(b"body", "")}, b"body", (), NOON)
     assert not CALCOM.verify({}, b"body", CALCOM.secret_bytes("s3cr3t"), NOON)
+
+
+def test_an_empty_secret_is_no_unsigned_mode() -> None:
+    """Cal.com without a secret sends the literal, whatever its case, and whatever secret is set here."""
+    for secret in ("", "no-secret-provided", "s3cr3t"):
+        secrets = CALCOM.secret_bytes(secret)
+        for literal in (b"no-secret-provided", b"NO-SECRET-PROVIDED", b""):
+            assert not CALCOM.verify({b"x-cal-signature-256": literal}, b"body", secrets, NOON)
+
+
+@pytest.mark.parametrize("name", ["created", "meeting_started", "meeting_ended", "ping"])
+@pytest.mark.parametrize("version", [{}, {b"x-cal-webhook-version": b"2026-07-27"}])
+def test_the_version_header_may_be_absent_or_new(name: str, version: dict[bytes, bytes]) -> None:
+    """The cron that sends MEETING_* leaves it out."""
+    headers = {b"content-type": b"application/json"} | version
+
+    assert delivered("calcom", body_of("calcom", name), headers).fate is not Fate.QUARANTINED
+
+
+def test_what_the_newer_version_adds_is_passed_over() -> None:
+    body = value_of("calcom", "created")
+    body["payload"] |= {"attendeeIcsContent": "BEGIN:VCALENDAR", "organizerIcsContent": None}
+
+    assert delivered("calcom", body).fate is Fate.PUBLISHED
+
+
+@pytest.mark.parametrize("destination", [None, [], {}, [{"id": 1}], {"id": 1}])
+@pytest.mark.parametrize("inputs", [{}, [], [{"label": "x"}], None])
+def test_calendars_and_inputs_come_in_every_type(destination: Any, inputs: Any) -> None:
+    body = value_of("calcom", "created")
+    body["payload"] |= {"customInputs": inputs, "destinationCalendar": destination}
+
+    assert delivered("calcom", body).fate is Fate.PUBLISHED
+
+
+def test_times_end_in_any_form_of_utc() -> None:
+    body = value_of("calcom", "created")
+    times = []
+    for written in ("2026-12-03T09:15:00Z", "2026-12-03T09:15:00.000Z", "2026-12-03T09:15:00+00:00"):
+        body["payload"]["startTime"] = written
+        times.append(event_of("calcom", body)["start_at"])
+
+    assert set(times) == {"2026-12-03T09:15:00Z"}
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        {"bookingId": 1, "uid": "x", "startTime": "2026-12-03T09:15:00Z", "attendees": []},
+        {"triggerEvent": "BOOKING_CREATED", "uid": "x", "startTime": "2026-12-03T09:15:00Z"},
+    ],
+)
+def test_flat_bodies_of_other_subscriptions_are_refused_with_a_reason(flat: dict[str, Any]) -> None:
+    """Zapier's subscriptions send the booking without an envelope: it does not say what happened to it."""
+    row = delivered("calcom", flat)
+
+    assert row.fate is Fate.QUARANTINED
+    assert row.reason
+
+
+@pytest.mark.parametrize("trigger", ["MEETING_STARTED", "MEETING_ENDED"])
+def test_a_meetings_time_is_the_appointments_and_not_that_of_its_booking(trigger: str) -> None:
+    body = value_of("calcom", "meeting_ended") | {
+        "triggerEvent": trigger,
+        "createdAt": "2026-05-04T15:02:41Z",
+    }
+    expected = "2026-11-23T15:30:00Z" if trigger == "MEETING_STARTED" else "2026-11-23T16:00:00Z"
+
+    assert event_of("calcom", body)["occurred_at"] == expected
+
+
+def test_a_meeting_needs_no_creation_time() -> None:
+    body = value_of("calcom", "meeting_ended")
+    del body["createdAt"]
+
+    assert delivered("calcom", body).fate is Fate.PUBLISHED

@@ -17,11 +17,13 @@ import asyncpg
 from turnout_booking import clients, linking, store
 from turnout_booking.changes import Arrivals, Changes
 from turnout_booking.clients import People
+from turnout_booking.domain.attendees import has_no_sure_founder
 from turnout_booking.domain.items import Item, ItemKind, OwnTrigger
-from turnout_booking.intake import Intake, NewFact, Ref
+from turnout_booking.intake import Intake, NewFact, Ref, rating_id
 from turnout_booking.linking import Linked
 from turnout_booking.moved import Moved
 from turnout_booking.reach import Reach, find_reach
+from turnout_booking.seats import HandedOver, drop_handed_over
 from turnout_booking.store import ChainRow, Loaded
 from turnout_booking.tenant_rules import SQL, read_rules
 from turnout_booking.versions import Cause, cause_of, newest_cause
@@ -120,15 +122,16 @@ class _Attempt:
         under_locks = await self._find_reach(people, linked, rows)
         if not (under_locks.chains <= reach.chains and under_locks.clients <= reach.clients):
             raise Moved(under_locks.chains, under_locks.clients)
+        handed = await self._hand_over(linked, rows)
         await self._merge(people, linked, rows)
-        arrivals = await self._arrivals(people, linked, rows, relinked)
+        arrivals = await self._arrivals(people, linked, rows, relinked, handed)
         return await self._read(people, under_locks, linked, rows, arrivals), arrivals
 
     async def _find_reach(
         self, people: People, linked: Linked, locked: Mapping[UUID, ChainRow] | None
     ) -> Reach:
         chains = linked.existing_chains | set(self._task.refold) | self._extra.chains
-        chains |= {found for ref in self._task.unpark if (found := linked.chain_of(ref)) is not None}
+        chains |= {found for ref in self._task.unpark if (found := linked.home_of(ref)) is not None}
         return await find_reach(
             self._connection, self._intake, people, linked, chains, self._extra.clients, locked
         )
@@ -153,6 +156,25 @@ class _Attempt:
             raise Moved(clients=missing)
         return merged
 
+    async def _hand_over(self, linked: Linked, rows: Mapping[UUID, ChainRow]) -> HandedOver:
+        """What was said of attendees goes to their seats, from chains that were taken for bookings without seats."""
+        handed = HandedOver()
+        for donor in sorted(set(linked.seats.donors.values())):
+            row, adopted = rows[donor], linked.seats.is_adopted(donor)
+            if adopted and not has_no_sure_founder(row.items):
+                raise Moved
+            for item in [item for item in row.items if item.leaves_seat_open]:
+                ref = Ref(row.tenant_id, item.source, item.uid or "", item.attendee or "")
+                seat = linked.chain_of(ref)
+                if seat == linked.merges.get(donor, donor) or (seat is None and not adopted):
+                    continue
+                row.items.remove(item)
+                handed.take(donor, ref, item, seat)
+        await drop_handed_over(self._connection, handed, linked.seats.adoptions.values())
+        if handed.waiting:
+            await linking.park(self._connection, handed.waiting, self._now)
+        return handed
+
     async def _merge(self, people: People, linked: Linked, rows: dict[UUID, ChainRow]) -> None:
         merges = {absorbed: survivor for absorbed, (survivor, _) in people.merges.items()}
         await store.write_chats(self._connection, people, self._intake.chats, merges)
@@ -164,7 +186,12 @@ class _Attempt:
             rows[absorbed].items = []
 
     async def _arrivals(
-        self, people: People, linked: Linked, rows: dict[UUID, ChainRow], relinked: Mapping[UUID, UUID]
+        self,
+        people: People,
+        linked: Linked,
+        rows: dict[UUID, ChainRow],
+        relinked: Mapping[UUID, UUID],
+        handed: HandedOver,
     ) -> Arrivals:
         arrivals = Arrivals(merges=linked.merges)
         facts = list(self._intake.facts)
@@ -174,13 +201,18 @@ class _Attempt:
         for new in (*(new for _, new in linked.placed), *linked.unlinked):
             if new.fact is not None:
                 facts.append(NewFact(new.tenant_id, new.item.key, new.fact))
-                if new.ref is not None and (chain := linked.chain_of(new.ref)) is not None:
+                if new.ref is not None and (chain := linked.home_of(new.ref)) is not None:
                     arrivals.chain_of_fact[new.fact.fact_id] = chain
         waited = await linking.unpark(self._connection, {*linked.new_refs, *self._task.unpark})
         for ref, item in waited:
-            if (chain := linked.chain_of(ref)) is not None:
+            if (chain := linked.home_of(ref)) is not None:
                 _add(arrivals, rows, chain, ref.tenant_id, item)
-                arrivals.chain_of_fact[derived_id("fact", ref.tenant_id, "item", item.key.hex)] = chain
+                _note_fact(arrivals, ref.tenant_id, item, chain)
+        for chain, tenant_id, item in handed.to_seats:
+            _add(arrivals, rows, chain, tenant_id, item)
+            _note_fact(arrivals, tenant_id, item, chain)
+        for new in handed.waiting:
+            _note_fact(arrivals, new.tenant_id, new.item, None)
         self._relink(people, rows, relinked, arrivals)
         self._note_causes(people, arrivals)
         arrivals.facts = facts
@@ -275,6 +307,14 @@ class _Attempt:
         ]
         if rows:
             await self._connection.execute(SQL["insert_notes"], *map(list, zip(*rows, strict=True)))
+
+
+def _note_fact(arrivals: Arrivals, tenant_id: str, item: Item, booking_id: UUID | None) -> None:
+    """Where the fact belongs that may have come with an item."""
+    if item.kind is ItemKind.FACT:
+        arrivals.chain_of_fact[derived_id("fact", tenant_id, "item", item.key.hex)] = booking_id
+    elif item.rating is not None:
+        arrivals.chain_of_fact[rating_id(tenant_id, item.source, item.uid, item.seat)] = booking_id
 
 
 def _add(

@@ -14,7 +14,6 @@ from uuid import UUID
 from turnout_booking.domain.fold import Folded, Step, fold, grow
 from turnout_booking.domain.intents import ChainWish, ChatItem, Wish, derive, intent_state
 from turnout_booking.domain.items import Item
-from turnout_booking.domain.links import links_of
 from turnout_booking.domain.reminders import Change, Planned, plan, slots_after
 from turnout_booking.domain.rules import RULES_BY_NAME
 from turnout_booking.domain.states import Joins, chain_state, fact_state, merged_state, reachable
@@ -53,7 +52,7 @@ class Arrivals:
     items: dict[UUID, list[Item]] = field(default_factory=dict)
     facts: Sequence[NewFact] = ()
     fact_rows: Mapping[UUID, FactRow] = field(default_factory=dict)
-    chain_of_fact: dict[UUID, UUID] = field(default_factory=dict)
+    chain_of_fact: dict[UUID, UUID | None] = field(default_factory=dict)
     merges: Mapping[UUID, UUID] = field(default_factory=dict)
     client_causes: dict[UUID, Cause] = field(default_factory=dict)
     fallback: Cause | None = None
@@ -111,7 +110,7 @@ class Changes:
                 known.add(item.key)
                 fresh.append(item)
         steps = grow(row.items, fresh, settings)
-        folded = steps[-1].folded if steps else fold(row.items, links_of(row.items), settings)
+        folded = steps[-1].folded if steps else fold(row.items, settings)
         assert folded is not None, "a chain is founded by an item with a start and an end"
         self._works[row.booking_id] = _Work(row, fresh, steps, folded)
         self._decided.items.extend((row.booking_id, item) for item in fresh)

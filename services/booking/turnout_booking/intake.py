@@ -40,6 +40,11 @@ class Ref(NamedTuple):
     uid: str
     seat: str = ""
 
+    @property
+    def whole(self) -> Ref:
+        """The name of the booking as a whole: all that there is, where it has no seats."""
+        return self if not self.seat else self._replace(seat="")
+
 
 class ContactKey(NamedTuple):
     """A contact by its keyed hash. `kind` is phone, email or chat; a chat's hash covers its channel."""
@@ -72,10 +77,12 @@ class NewItem:
 
     @property
     def refs(self) -> tuple[Ref, ...]:
-        """All names of the booking that it states, its own first."""
+        """All names of the booking that it states, its own first. What leaves open whether there are seats states names
+        of a booking without; where it belongs (`ref`) is decided by what is known."""
         if self.ref is None:
             return ()
-        return tuple(self.ref._replace(uid=uid) for uid in self.item.uids)
+        own = self.ref.whole if self.item.leaves_seat_open else self.ref
+        return tuple(own._replace(uid=uid) for uid in self.item.uids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +173,8 @@ def _booking(event: BookingItem) -> NewItem:
         uid=event.uid,
         previous_uid=event.previous_uid,
         root_uid=event.root_uid,
+        seat=event.seat,
+        attendee=event.attendee,
         start_at=maybe_utc(event.start_at) if founds else None,
         end_at=maybe_utc(event.end_at) if founds else None,
         staff_ref=event.staff_ref,
@@ -177,11 +186,12 @@ def _booking(event: BookingItem) -> NewItem:
         rating=event.rating,
         intent_id=event.intent_id,
     )
+    seat = event.seat or (item.attendee if item.leaves_seat_open else None)
     return NewItem(
         tenant_id=event.tenant_id,
         record_id=event.item_id,
         item=item,
-        ref=Ref(event.tenant_id, event.source, event.uid, event.seat or ""),
+        ref=Ref(event.tenant_id, event.source, event.uid, seat or ""),
         person=_person(event.tenant_id, event.contact) if founds else None,
         notes_sealed=event.notes_sealed,
         fact=_meeting_feedback(event),
@@ -201,12 +211,16 @@ def _meeting_feedback(event: BookingItem) -> FactState | None:
     if event.rating is None:
         return None
     return FactState(
-        fact_id=derived_id("fact", event.tenant_id, "rating", event.source, event.uid, event.seat or ""),
+        fact_id=rating_id(event.tenant_id, event.source, event.uid, event.seat),
         fact="feedback",
         at=utc(event.occurred_at),
         channel=event.channel,
         rating=event.rating,
     )
+
+
+def rating_id(tenant_id: str, source: str, uid: str | None, seat: str | None) -> UUID:
+    return derived_id("fact", tenant_id, "rating", source, uid or "", seat or "")
 
 
 _FACT_NAMES = {

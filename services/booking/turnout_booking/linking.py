@@ -2,6 +2,7 @@
 
 In: the items of a batch. Out: for each its chain, new refs inserted, chains that turn out to be one, and items to be
 parked since nobody founded their uid yet. An item with a start and an end founds the chain for all uids that it names.
+Of items that leave open whether the booking has seats, see seats.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from uuid import UUID
 from turnout_booking.domain.items import Item, item_from_json, item_to_json
 from turnout_booking.intake import NewItem, Ref
 from turnout_booking.moved import Moved
+from turnout_booking.seats import Seats, looked_up, read_seats, tenants_to_lock
 from turnout_booking.tenant_rules import SQL
 from turnout_common.postgres import Connection
 
@@ -31,16 +33,23 @@ class Linked:
     placed: list[tuple[UUID, NewItem]] = field(default_factory=list)
     unlinked: list[NewItem] = field(default_factory=list)
     unknown: list[NewItem] = field(default_factory=list)
+    seats: Seats = field(default_factory=Seats)
 
     def chain_of(self, ref: Ref) -> UUID | None:
         found = self.new_refs.get(ref) or self.known.get(ref)
-        return self.merges.get(found, found) if found is not None else None
+        if found is None or (not ref.seat and self.seats.is_adopted(found)):
+            return None
+        return self.merges.get(found, found)
+
+    def home_of(self, ref: Ref) -> UUID | None:
+        """The seat's chain, else that of the booking as a whole."""
+        return self.chain_of(ref) or self.chain_of(ref.whole)
 
     @property
     def existing_chains(self) -> set[UUID]:
         """Chains of the database that the batch touches, those that go among them."""
         touched = {booking_id for booking_id, _ in self.placed} | set(self.merges) | set(self.merges.values())
-        return touched - self.new_chains
+        return (touched | set(self.seats.donors.values())) - self.new_chains
 
 
 class _Groups:
@@ -78,12 +87,17 @@ async def link(
 
     Refs are inserted here; chains are locked by the caller, who then calls `confirm`.
     """
-    wanted = {ref for new in items for ref in new.refs} | set(extra)
-    linked = Linked(await read_refs(connection, wanted))
+    wanted = looked_up(items, extra)
+    known = await read_refs(connection, wanted)
+    if tenants := tenants_to_lock(items, known):
+        await connection.execute(SQL["lock_seats"], tenants)
+        known = await read_refs(connection, wanted)
+    linked = Linked(known, seats=await read_seats(connection, items, known))
     groups = _Groups()
-    for new in items:
-        if new.item.founds and new.refs:
-            groups.join([*new.refs, *filter(None, map(linked.known.get, new.refs))])
+    for names in linked.seats.names(items, known):
+        groups.join([*names, *filter(None, map(known.get, names))])
+    for ref, booking_id in linked.seats.adoptions.items():
+        groups.join([ref, booking_id])
     for group in groups.all():
         _settle(linked, group, new_id)
     if linked.new_refs:
@@ -110,7 +124,7 @@ def _settle(linked: Linked, group: list[Node], new_id: Callable[[], UUID]) -> No
 
 def _place(linked: Linked, new: NewItem, survivors: Mapping[UUID, UUID]) -> None:
     if new.ref is not None:
-        booking_id = linked.chain_of(new.ref)
+        booking_id = linked.home_of(new.ref)
         if booking_id is None:
             linked.unlinked.append(new)
         else:

@@ -29,6 +29,23 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[]) AS k(ten
 ORDER BY 1, 2, 3, 4
 ON CONFLICT DO NOTHING
 
+-- name: lock_seats
+-- Whether a uid has seats is settled by one transaction at a time: no unique key stands for it.
+SELECT pg_advisory_xact_lock(hashtextextended('turnout:booking:seats:' || tenant_id, 0))
+FROM unnest($1::text[]) WITH ORDINALITY AS t(tenant_id, n) ORDER BY n
+
+-- name: uids_with_seats
+SELECT DISTINCT r.tenant_id, r.source, r.uid
+FROM unnest($1::text[], $2::text[], $3::text[]) AS k(tenant_id, source, uid)
+JOIN booking.source_refs r USING (tenant_id, source, uid) WHERE r.seat <> ''
+
+-- name: drop_items
+DELETE FROM booking.chain_items i USING unnest($1::uuid[], $2::uuid[]) AS k(booking_id, item_key)
+WHERE i.booking_id = k.booking_id AND i.item_key = k.item_key
+
+-- name: drop_wholes
+DELETE FROM booking.source_refs WHERE booking_id = ANY ($1::uuid[]) AND seat = ''
+
 -- name: move_refs
 UPDATE booking.source_refs r SET booking_id = m.survivor
 FROM unnest($1::uuid[], $2::uuid[]) AS m(absorbed, survivor) WHERE r.booking_id = m.absorbed
@@ -91,9 +108,11 @@ SELECT client_id, tenant_id, merged_into FROM booking.clients WHERE client_id = 
 SELECT booking_id, item FROM booking.chain_items WHERE booking_id = ANY ($1::uuid[])
 
 -- name: unpark
+-- What waits for an attendee's seat belongs to the booking as a whole when that is founded without seats.
 WITH due AS (
   SELECT p.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k(tenant_id, source, uid, seat)
-  JOIN booking.parked p USING (tenant_id, source, uid, seat)
+  JOIN booking.parked p ON p.tenant_id = k.tenant_id AND p.source = k.source AND p.uid = k.uid
+    AND (p.seat = k.seat OR k.seat = '')
   WHERE p.quarantined_at IS NULL
 )
 DELETE FROM booking.parked p USING due d
@@ -114,7 +133,8 @@ ON CONFLICT DO NOTHING
 -- name: linkable_parked
 -- What was parked while its uid was being founded elsewhere.
 SELECT p.tenant_id, p.source, p.uid, p.seat FROM booking.parked p
-JOIN booking.source_refs r USING (tenant_id, source, uid, seat)
+JOIN booking.source_refs r ON r.tenant_id = p.tenant_id AND r.source = p.source AND r.uid = p.uid
+  AND r.seat IN (p.seat, '')
 WHERE p.quarantined_at IS NULL ORDER BY 1, 2, 3, 4 LIMIT $1
 
 -- name: quarantine_parked

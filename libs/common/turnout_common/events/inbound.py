@@ -67,6 +67,8 @@ class BookingItem(InboundItem):
 
     `previous_uid` is the booking that this one replaces (rescheduleUid, fromReschedule); `root_uid` the first of the
     chain, where the source says it. Items without `start_at` and `end_at` (no-show marks) are joined by uid.
+    `attendee` is whom it is about: who booked, or a guest. `seat` is the same person where the source says that each
+    attendee holds a seat, a booking of its own; without it a meeting or a mark leaves open whether that is so.
     """
 
     type: Literal["inbound.booking"] = "inbound.booking"
@@ -76,6 +78,7 @@ class BookingItem(InboundItem):
     previous_uid: Key | None = None
     root_uid: Key | None = None
     seat: ContactHash | None = None
+    attendee: ContactHash | None = None
     start_at: Instant | None = None
     end_at: Instant | None = None
     previous_start_at: Instant | None = None

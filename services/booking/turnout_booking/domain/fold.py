@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from turnout_booking.domain.attendees import of_the_client
 from turnout_booking.domain.items import Item, ItemKind, OwnTrigger
 from turnout_booking.domain.links import Links, Position, links_of
 from turnout_booking.domain.rules import RULES_BY_NAME, Effect, Rule, Scope
@@ -68,9 +69,11 @@ class Folded:
     reminder_outcome: str | None
 
 
-def fold(items: Iterable[Item], links: Links, settings: FoldSettings) -> Folded | None:
+def fold(items: Iterable[Item], settings: FoldSettings) -> Folded | None:
     """The state that the set of `items` stands for, or None while none of them says when the appointment is."""
-    in_order = links.sorted(items)
+    told = of_the_client(items)
+    links = links_of(told)
+    in_order = links.sorted(told)
     chain = _Chain(settings, links)
     # Of copies the first one counts; one that says when the appointment is goes before one that does not.
     with_times = {(item.trigger, item.uid) for item in in_order if item.founds}
@@ -362,7 +365,10 @@ class Step:
 def grow(known: Iterable[Item], new: Sequence[Item], settings: FoldSettings) -> list[Step]:
     """The states of the set `known` as it grows by `new`, one step an item, in the order of the fold."""
     items = list(known)
-    in_order = links_of([*items, *new]).sorted(new)
+    told = of_the_client([*items, *new])
+    counting = {item.key for item in told}
+    items += [item for item in new if item.key not in counting]
+    in_order = links_of(told).sorted(item for item in new if item.key in counting)
     if not any(item.founds for item in items):  # before it is founded a chain has no state
         founder = next((item for item in in_order if item.founds), None)
         in_order.sort(key=lambda item: item is not founder)
@@ -371,7 +377,7 @@ def grow(known: Iterable[Item], new: Sequence[Item], settings: FoldSettings) -> 
     for group in (in_order[n : n + size] for n in range(0, len(in_order), size)):
         events = events_of(group[-1], items)
         items.extend(group)
-        folded = fold(items, links_of(items), settings)
+        folded = fold(items, settings)
         if folded is not None:
             steps.append(Step(group[-1], folded, events))
     return steps

@@ -37,10 +37,17 @@ class OwnTrigger(StrEnum):
 Trigger = BookingTrigger | FactType | OwnTrigger
 
 
+#: Cal.com sends these alike for a booking of several guests and for one of several seats.
+SAY_NO_SEAT = frozenset(
+    {BookingTrigger.MEETING_STARTED, BookingTrigger.MEETING_ENDED, BookingTrigger.NO_SHOW_UPDATED}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """`at` is the source time. `previous_uid` is what `uid` replaces, `root_uid` the first uid of the chain, where the
     source says so. An item with `start_at` and `end_at` founds a chain. `relinked_from` is a client who is `client_id`.
+    `attendee` is whom of a booking's attendees it is about, `seat` the same where the source says that each has a seat.
     """
 
     key: UUID
@@ -52,6 +59,8 @@ class Item:
     uid: str | None = None
     previous_uid: str | None = None
     root_uid: str | None = None
+    seat: str | None = None
+    attendee: str | None = None
     start_at: datetime | None = None
     end_at: datetime | None = None
     staff_ref: str | None = None
@@ -72,6 +81,11 @@ class Item:
     def founds(self) -> bool:
         """Whether it says when the appointment is, so that a chain can be made of it."""
         return self.kind is ItemKind.SOURCE and self.start_at is not None and self.end_at is not None
+
+    @property
+    def leaves_seat_open(self) -> bool:
+        """Whether it is about an attendee of whom it does not say whether they hold a seat."""
+        return self.attendee is not None and self.seat is None and self.trigger in SAY_NO_SEAT
 
     @property
     def uids(self) -> tuple[str, ...]:

@@ -240,6 +240,9 @@ matter. An item that speaks of the chain is sorted with its last uid.
 - Two successors of one uid: the later one stands, `overlaps` counts it, and `booking.overlap` is written for a human.
 - A copy (same trigger and uid, where the table says once) does nothing; the copy with the smallest source time is the
   one that counts.
+- Each seat of a uid is a chain of its own. A meeting or a no-show mark names an attendee and leaves open whether they
+  hold a seat: it counts in the chain of that seat, else in that of the booking, if the attendee is the one who booked. A
+  guest's absence does nothing.
 - An item that changes nothing writes no event. One that does writes those of the table, each with the whole state
   after it, the item's own time, and the next version.
 

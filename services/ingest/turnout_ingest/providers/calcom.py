@@ -1,12 +1,15 @@
 """Cal.com: HMAC over the exact body; each trigger becomes one statement about one uid (domain.md A1).
 
 The key is the hash of the body, since Cal.com sends no delivery id; a second subscriber's copy is absorbed by the fold.
+A body that speaks of several attendees (seats, no-show marks) is taken apart into bodies of one attendee each (see
+calcom_parts), and each of those is an item as if it had come alone: so its raw bytes give it again under the same key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,7 +21,16 @@ from turnout_common.events.values import Channel
 from turnout_common.ids import new_id
 from turnout_common.security import TenantKeys, equal
 from turnout_ingest.contacts import label, mail_address, sealed_contact, sealed_text
-from turnout_ingest.providers.calcom_body import BODY, Booking, Envelope, Meeting, NoShowEnvelope, Ping
+from turnout_ingest.providers.calcom_body import (
+    BODY,
+    Booking,
+    Envelope,
+    Meeting,
+    NoShowEnvelope,
+    Person,
+    Ping,
+)
+from turnout_ingest.providers.calcom_parts import is_mark_only, marked_others, parts_of
 from turnout_ingest.providers.provider import (
     Answers,
     Delivery,
@@ -76,9 +88,12 @@ class Calcom(Provider):
             body = BODY.validate_json(delivery.body)
         except ValidationError as error:
             return [_unknown(delivery, error)]
+        if isinstance(body, Ping):
+            return [_ignored(delivery, "PING", "the ping of Cal.com's test button")]
+        parts = parts_of(body, delivery.body)
+        if parts:
+            return [self._part(replace(delivery, body=part), body.triggerEvent) for part in parts]
         match body:
-            case Ping():
-                return [_ignored(delivery, "PING", "the ping of Cal.com's test button")]
             case NoShowEnvelope():
                 return [_no_show(delivery, body)]
             case Envelope():
@@ -86,6 +101,17 @@ class Calcom(Provider):
             case Meeting():
                 started = body.triggerEvent == "MEETING_STARTED"
                 return [_booking(delivery, body, body, body.startTime if started else body.endTime)]
+
+    def _part(self, delivery: Delivery, trigger: str) -> Item:
+        """The item of one attendee: a bad one does not hold up the others."""
+        try:
+            (item,) = self.items(delivery)
+        except Refused as refused:
+            return Item(
+                event_type=trigger, key=b"", content=b"", occurred_at=delivery.received_at, raw=delivery.body,
+                fate=Fate.QUARANTINED, reason=str(refused),
+            )  # fmt: skip
+        return item
 
 
 def _unknown(delivery: Delivery, error: ValidationError) -> Item:
@@ -121,35 +147,43 @@ def _published(
 
 
 def _no_show(delivery: Delivery, body: NoShowEnvelope) -> Item:
-    client = body.payload.attendees[0]
+    marked = body.payload.attendees[0]
     fields = {
         "trigger": BookingTrigger.NO_SHOW_UPDATED,
-        "no_show": client.noShow is True,
-        "contact": sealed_contact(delivery.context.keys, name=client.name, email=client.email),
+        "no_show": marked.noShow is True,
+        "attendee": attendee_hash(delivery.context.keys, marked),
         "actor": Actor.SALON,
     }
     return _published(delivery, body.triggerEvent, body.createdAt, body.payload.bookingUid, fields)
 
 
 def _booking(delivery: Delivery, body: Envelope | Meeting, booking: Booking, occurred_at: datetime) -> Item:
-    if booking.seatsPerTimeSlot is not None or any(a.bookingSeat is not None for a in booking.attendees):
-        raise Refused("an event type with seats: seated bookings are not supported", body.triggerEvent)
     if booking.endTime < booking.startTime:
         raise Refused("the booking ends before it starts", body.triggerEvent)
     keys = delivery.context.keys
+    if isinstance(body, Meeting) and is_mark_only(body):
+        return _mark(delivery, body, occurred_at)
+    person = booking.first if isinstance(body, Meeting) else next(iter(booking.attendees), None)
+    attendee = attendee_hash(keys, person)
+    if booking.has_seats and attendee is None:
+        raise Refused(
+            "a booking with seats that does not say by its e-mail whose seat it is", body.triggerEvent
+        )
     trigger = _trigger(body.triggerEvent, booking)
     fields = {
         "trigger": trigger,
         "previous_uid": _previous_uid(booking),
         "root_uid": booking.rootBookingUid,
+        "seat": attendee if booking.has_seats else None,
+        "attendee": attendee,
         "start_at": booking.startTime,
         "end_at": booking.endTime,
         "previous_start_at": booking.rescheduleStartTime,
         "previous_end_at": booking.rescheduleEndTime,
         "staff_ref": _staff(keys, booking),
         "service_ref": _service(booking),
-        "contact": _client(keys, booking),
-        "no_show": _marked_no_show(body, booking),
+        "contact": _client(keys, booking, person),
+        "no_show": True if isinstance(body, Meeting) and person is not None and person.noShow else None,
         "actor": _actor(trigger, booking),
         "price_minor": _minor(booking.price),
         "currency": _currency(booking.currency),
@@ -159,6 +193,17 @@ def _booking(delivery: Delivery, body: Envelope | Meeting, booking: Booking, occ
         "notes_sealed": sealed_text(keys, "notes", booking.additionalNotes or _response(booking, "notes")),
     }
     return _published(delivery, body.triggerEvent, occurred_at, booking.uid, fields)
+
+
+def _mark(delivery: Delivery, body: Meeting, occurred_at: datetime) -> Item:
+    """The mark of an attendee who is not the first. It founds no booking: it may be a guest's."""
+    (marked,) = marked_others(body)
+    fields = {
+        "trigger": TRIGGERS[body.triggerEvent],
+        "no_show": True,
+        "attendee": attendee_hash(delivery.context.keys, marked),
+    }
+    return _published(delivery, body.triggerEvent, occurred_at, body.uid, fields)
 
 
 def _trigger(name: str, booking: Booking) -> BookingTrigger:
@@ -190,16 +235,21 @@ def _service(booking: Booking) -> str | None:
     return str(booking.eventTypeId) if booking.eventTypeId is not None else _reference(booking.type)
 
 
+def attendee_hash(keys: TenantKeys, person: Person | None) -> str | None:
+    """Who of the attendees it is: also by the address that Cal.com makes up for a phone, which is as much one person."""
+    address = (person.email or "").strip().lower() if person is not None else ""
+    return keys.contact_hash("email", address) if address else None
+
+
 def _reference(text: str | None) -> str | None:
     """`text` as a Key, which has no control characters."""
     return "".join(c for c in text if c >= " " and c != "\x7f")[:255] or None if text else None
 
 
-def _client(keys: TenantKeys, booking: Booking) -> Contact | None:
-    """The first attendee is who booked; guests come after."""
-    if not booking.attendees:
+def _client(keys: TenantKeys, booking: Booking, client: Person | None) -> Contact | None:
+    """The contact of who booked; guests are nobody's clients."""
+    if client is None:
         return None
-    client = booking.attendees[0]
     phone = client.phoneNumber or _response(booking, "attendeePhoneNumber") or booking.smsReminderNumber
     return sealed_contact(
         keys,
@@ -215,12 +265,6 @@ def _response(booking: Booking, field: str) -> str | None:
     answer = booking.responses.get(field) if isinstance(booking.responses, dict) else None
     value = answer.get("value") if isinstance(answer, dict) else None
     return value if isinstance(value, str) and "\x00" not in value else None
-
-
-def _marked_no_show(body: Envelope | Meeting, booking: Booking) -> bool | None:
-    """MEETING_* carry a mark that somebody set before; that nobody did is no statement."""
-    marked = isinstance(body, Meeting) and bool(booking.attendees) and booking.attendees[0].noShow
-    return True if marked else None
 
 
 def _actor(trigger: BookingTrigger, booking: Booking) -> Actor:

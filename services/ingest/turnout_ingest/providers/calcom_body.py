@@ -61,12 +61,26 @@ class Booking(_Read):
     additionalNotes: Text | None = None
     smsReminderNumber: Text | None = None
     paid: bool | None = None
+    attendeeSeatId: Any = None
     seatsPerTimeSlot: Any = None
     responses: Any = None
     metadata: Any = None
     price: Any = None
     currency: Any = None
     rating: Any = None
+
+    @property
+    def has_seats(self) -> bool:
+        """Whether each attendee holds a booking of their own. MEETING_* and no-show marks do not say so."""
+        said = (self.seatsPerTimeSlot, self.attendeeSeatId, *(each.bookingSeat for each in self.attendees))
+        return any(said)
+
+    @property
+    def first(self) -> Person | None:
+        """Who booked, which is who was entered first: a mark moves an attendee's row, so the list's order may change."""
+        if all(each.id is not None for each in self.attendees):
+            return min(self.attendees, key=lambda each: each.id or 0, default=None)
+        return self.attendees[0]
 
 
 class NoShow(_Read):
