@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 Headers = Mapping[bytes, bytes]
 #: One secret for every channel, in the form that `events` wants.
-SECRET_BYTES = b"a fuzzer knows this one as well."
+SECRET_BYTES = b"a fuzzer knows this one as well.."
 SECRET = "whsec_" + base64.b64encode(SECRET_BYTES).decode()
 PLAIN = SECRET.encode()
 
