@@ -346,3 +346,20 @@ async def test_given_key_is_taken_and_a_guessable_one_is_not(
 
     assert key_file.read() == given.read()
     assert await opened_by(platform, given.read()) == {0}
+
+
+async def test_rotation_leaves_tenants_in_memory_the_same_objects(
+    key_file: KeyFile, database: Database, platform: asyncpg.Connection, tenant_id: str
+) -> None:
+    """What is made ready per tenant, as the routes of ingest are, is not made ready again."""
+    await set_channel(platform, MASTER_KEY, tenant_id, "calcom", secret="one")
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, OLD, read_again=key_file.read)
+    await directory.reload()
+    before = directory.get(tenant_id)
+    await rotate()
+    await directory.reload()
+    await pool.close()
+
+    assert before is not None
+    assert directory.get(tenant_id) is before

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -193,7 +194,7 @@ async def test_flood_of_changes_is_one_reading_of_all(
 
 
 async def test_tenant_that_did_not_change_stays_the_same_object(
-    database: Database, platform: asyncpg.Connection, tenant_id: str
+    database: Database, platform: asyncpg.Connection, tenant_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = f"{tenant_id}-other"
     await create_tenant(platform, MASTER_KEY, other, "UTC")
@@ -204,8 +205,18 @@ async def test_tenant_that_did_not_change_stays_the_same_object(
     await directory.reload()
     before, changed = directory.get(tenant_id), directory.get(other)
     await set_tenant_status(platform, other, "suspended")
+    made: list[str] = []
+    make = tenant_directory._tenant
+
+    def noted(rows: tenant_directory._Rows, keys: Any, now: Any) -> tuple[Tenant, bool]:
+        made.append(rows.tenant["tenant_id"])
+        return make(rows, keys, now)
+
+    monkeypatch.setattr(tenant_directory, "_tenant", noted)
     await directory.reload()
     await pool.close()
+
+    assert made == [other]
 
     assert before is not None and directory.get(tenant_id) is before
     assert changed is not None and directory.get(other) is not changed
