@@ -140,6 +140,7 @@ def any_items(draw: st.DrawFn) -> list[Item]:
                 key=UUID(int=number + 1), kind=kind, trigger=trigger, at=draw(times), source="calcom", channel="calcom",
                 uid=draw(uids), previous_uid=draw(st.one_of(st.none(), uids)) if is_source else None,
                 root_uid=draw(st.one_of(st.none(), uids)) if is_source else None,
+                attendee=draw(st.sampled_from([None, "ana", "ben"])) if is_source else None,
                 start_at=start, end_at=start + HOUR if start else None, no_show=draw(st.sampled_from([None, True, False])),
                 status=draw(st.sampled_from([None, "confirmed", "cancelled", "completed", "no_show"])),
                 gross_minor=draw(st.sampled_from([None, 0, 1000])), currency=draw(st.sampled_from([None, "EUR", "USD"])),
@@ -203,6 +204,17 @@ def test_marks_of_an_old_uid_are_void_once_a_later_one_exists() -> None:
 
     assert folded(created, *marks).no_show
     assert folded(created, *marks, moved) == folded(created, moved)
+
+
+def test_a_guests_marks_are_nothing_until_nothing_says_who_booked() -> None:
+    booked = item("created", "O", DAY_ONE, START, attendee="ana")
+    absent = item("no_show_updated", "O", DAY_ONE + DAY, no_show=True, attendee="ben")
+    ended = item("meeting_ended", "O", START, START, no_show=True, attendee="ben")
+
+    assert folded(booked, absent, ended) == folded(booked)
+    assert folded(booked, replace(absent, attendee="ana")).status is ChainStatus.NO_SHOW
+    assert folded(replace(booked, attendee=None), absent).status is ChainStatus.NO_SHOW
+    assert folded(replace(ended, no_show=None), absent).status is ChainStatus.NO_SHOW
 
 
 def test_a_late_link_makes_a_mark_count_again() -> None:

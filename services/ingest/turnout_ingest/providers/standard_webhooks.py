@@ -1,12 +1,13 @@
-"""The channel `events`: Standard Webhooks v1 (domain.md A7), carrying the catalogue of business facts.
+"""The channel `events`: Standard Webhooks v1 and v1a (domain.md A7), carrying the catalogue of business facts.
 
-Signed is `{id}.{timestamp}.{body}`; `webhook-id` stays through a sender's retries and is the key.
+Signed is `{id}.{timestamp}.{body}`; `webhook-id` stays through a sender's retries and is the key. A secret `whsec_…` is
+shared (v1, HMAC-SHA256), `whpk_…` is the sender's public key (v1a, ed25519). One is never tried as the other: with a
+public key as a shared secret everybody could sign.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import hashlib
 import hmac
@@ -14,6 +15,8 @@ import operator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from turnout_common.events import FactItem, FactType
@@ -40,6 +43,11 @@ from turnout_ingest.providers.provider import (
 
 TOLERANCE_SECONDS = 300
 SECRET_PREFIX = "whsec_"
+PUBLIC_PREFIX = "whpk_"
+V1, V1A = b"v1", b"v1a"
+#: More signatures than any rotation needs are not looked at.
+MOST_SIGNATURES = 10
+_PUBLIC_BYTES = 32
 
 
 class _Envelope(BaseModel):
@@ -68,14 +76,14 @@ class StandardWebhooks(Provider):
     kept_headers = (b"webhook-id",)
 
     def secret_bytes(self, secret: str) -> tuple[bytes, ...]:
-        """`whsec_` and base64, padded or not. Without the prefix libraries differ in how they read it: both ways."""
-        encoded = secret.removeprefix(SECRET_PREFIX)
-        try:
-            decoded = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        except (ValueError, binascii.Error):
-            decoded = b""
+        """`v1,` or `v1a,` and the key. Base64 is padded or not; without a prefix libraries differ in how they read a
+        secret: both ways."""
+        if secret.startswith(PUBLIC_PREFIX):
+            public = _decoded(secret.removeprefix(PUBLIC_PREFIX))
+            return (V1A + b"," + public,) if len(public) == _PUBLIC_BYTES else ()
+        decoded = _decoded(secret.removeprefix(SECRET_PREFIX))
         plain = () if secret.startswith(SECRET_PREFIX) else (secret.encode(),)
-        return ((decoded,) if decoded else ()) + plain
+        return tuple(V1 + b"," + key for key in (decoded, *plain) if key)
 
     def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
         message_id, sent_at = headers.get(b"webhook-id", b""), headers.get(b"webhook-timestamp", b"")
@@ -83,8 +91,12 @@ class StandardWebhooks(Provider):
             return False
         given = _signatures(headers.get(b"webhook-signature", b""))
         signed = b".".join((message_id, sent_at, body))
-        expected = [base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()) for key in secrets]
-        return any(equal(mine, theirs) for mine in expected for theirs in given)
+        for secret in secrets:
+            version, _, key = secret.partition(b",")
+            holds = _v1_holds if version == V1 else _v1a_holds
+            if any(holds(key, signed, signature) for its, signature in given if its == version):
+                return True
+        return False
 
     def items(self, delivery: Delivery) -> list[Item]:
         message_id = delivery.headers.get(b"webhook-id")
@@ -105,10 +117,38 @@ def _is_recent(sent_at: bytes, now: datetime) -> bool:
     return abs(now.timestamp() - int(sent_at)) <= TOLERANCE_SECONDS
 
 
-def _signatures(header: bytes) -> list[bytes]:
-    """The v1 signatures of a space-separated list; other versions and malformed parts are passed over."""
+def _signatures(header: bytes) -> list[tuple[bytes, bytes]]:
+    """Version and signature of a space-separated list; other versions and malformed parts are passed over."""
     parts = [part.partition(b",") for part in header.split()]
-    return [signature for version, _, signature in parts if version == b"v1" and signature][:10]
+    return [(its, signature) for its, _, signature in parts if its in (V1, V1A) and signature][
+        :MOST_SIGNATURES
+    ]
+
+
+def _v1_holds(key: bytes, signed: bytes, signature: bytes) -> bool:
+    return equal(base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()), signature)
+
+
+def _v1a_holds(key: bytes, signed: bytes, signature: bytes) -> bool:
+    try:
+        _public_key(key).verify(base64.b64decode(signature, validate=True), signed)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def _public_key(key: bytes) -> Ed25519PublicKey:
+    """Raises ValueError for bytes that are no key."""
+    return Ed25519PublicKey.from_public_bytes(key)
+
+
+def _decoded(encoded: str) -> bytes:
+    """The bytes of base64, padded or not; none where it is no base64."""
+    try:
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError:
+        return b""
 
 
 def _unknown(delivery: Delivery, key: bytes, content: bytes, error: ValidationError) -> Item:
