@@ -54,7 +54,7 @@ class Worker:
         return self.index == 0
 
     def listening(self) -> list[socket.socket]:
-        """Its own sockets: those of the service's port, and the one on which its siblings ask it."""
+        """Its own sockets, to listen on: those of the service's port, and the one on which its siblings ask it."""
         return [socket.socket(fileno=number) for number in self.sockets]
 
     def siblings(self) -> list[str]:
@@ -170,7 +170,10 @@ def _private_address(folder: str, index: int) -> str:
 
 
 def _public_sockets(host: str, port: int, count: int) -> list[list[socket.socket]]:
-    """For each worker its listening sockets, one an address of `host`."""
+    """For each worker its sockets, one an address of `host`: bound, so that the port is ours.
+
+    Its server listens on them once it runs. Until then nobody waits there for a worker that is still starting.
+    """
     found: list[list[socket.socket]] = [[] for _ in range(count)]
     for family, *_, address in socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -186,7 +189,6 @@ def _public_sockets(host: str, port: int, count: int) -> list[list[socket.socket
             one = _bound(family, at, spread=False)
             bound = [one, *(one.dup() for _ in range(count - 1))]
         for sockets, each in zip(found, bound, strict=True):
-            each.listen(BACKLOG)
             sockets.append(each)
     return found
 
