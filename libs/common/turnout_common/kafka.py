@@ -18,6 +18,7 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 BATCH_RECORDS = 5000
+METADATA_SECONDS = 10
 Parser = Callable[[tuple[ConsumerRecord[bytes, bytes], ...]], Awaitable[KafkaMessage]]
 
 
@@ -30,6 +31,8 @@ def create_broker(bootstrap: str, client_id: str) -> KafkaBroker:
         allow_auto_create_topics=False,
         apply_types=False,
         graceful_timeout=15.0,
+        # A member whose topic was away has no partitions and asks nothing until its metadata is this old.
+        metadata_max_age_ms=METADATA_SECONDS * 1000,
         logger=logging.getLogger("turnout.kafka"),
     )
 
