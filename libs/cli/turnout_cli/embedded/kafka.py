@@ -1,4 +1,4 @@
-"""Apache Kafka in KRaft mode, one node, on the bundled Java.
+"""Apache Kafka in KRaft mode, one node (or one of a cluster's), on the bundled Java.
 
 In: a folder and a port. Out: a broker on 127.0.0.1. Promise: data survives stop, crash and restart;
 `start` returns when the broker answers metadata requests.
@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -46,6 +46,7 @@ class EmbeddedKafka:
     """One broker; `start` and `stop` may be called again and again on the same data.
 
     A throwaway one runs at the lowest priority, and nobody waits for its orderly end when its start is given up.
+    A node of a cluster knows the cluster's id, its own controller port and what else differs in its settings.
     """
 
     name = "kafka"
@@ -60,6 +61,9 @@ class EmbeddedKafka:
         progress: Progress | None = None,
         jvm_options: Sequence[str] = (),
         throwaway: bool = False,
+        cluster: str | None = None,
+        controller_port: int | None = None,
+        settings: Mapping[str, str | int] | None = None,
     ) -> None:
         self.folder = data_dir.absolute()
         self.port = port
@@ -68,6 +72,9 @@ class EmbeddedKafka:
         self._progress = progress
         self._jvm_options = list(jvm_options)
         self._throwaway = throwaway
+        self._cluster = cluster
+        self._controller_port = controller_port
+        self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -138,15 +145,23 @@ class EmbeddedKafka:
         return [str(java.path), *_JVM, *quiet, *cached, *options, *settings]
 
     def _configure(self, data: Path) -> tuple[Path, Path]:
-        # The controller's port is known to this node alone, so each start may take another.
-        return write_config(self.folder, data, port=self.port, controller_port=free_port())
+        # Without a cluster the controller's port is known to this node alone: each start may take another.
+        port = self._controller_port or free_port()
+        return write_config(self.folder, data, port=self.port, controller_port=port, changes=self._settings)
 
     async def _format(self, java: Java, jars: list[Path]) -> None:
         # Into place only when complete: a killed format must not look like a finished one.
         draft = self.folder / "data.new"
         await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         properties, log4j = self._configure(draft)
-        tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(properties)]
+        tool = [
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            self._cluster or cluster_id(),
+            "-c",
+            str(properties),
+        ]
         command = [*self._java_command(java, jars, log4j), *tool]
         await run_to_end(command, log=self.log_path, cwd=self.folder, env=java_environment())
         draft.rename(self._data)

@@ -1,7 +1,8 @@
-"""The configuration of the one-node broker."""
+"""The configuration of a broker: one node by default, or one of a small cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 _MIB = 1024 * 1024
@@ -40,8 +41,15 @@ appender.out.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %p %c{1}: %m%n
 """
 
 
-def write_config(folder: Path, data: Path, *, port: int, controller_port: int) -> tuple[Path, Path]:
-    """Write server.properties and log4j2.properties into `folder`; returns both paths."""
+def write_config(
+    folder: Path,
+    data: Path,
+    *,
+    port: int,
+    controller_port: int,
+    changes: Mapping[str, str | int] | None = None,
+) -> tuple[Path, Path]:
+    """Write server.properties and log4j2.properties into `folder`; returns both paths. `changes` win."""
     values = {
         **_FIXED,
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
@@ -49,6 +57,7 @@ def write_config(folder: Path, data: Path, *, port: int, controller_port: int) -
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
         # Relative to the folder, where the broker runs: a comma would part it in two, and Java reads Latin-1 here.
         "log.dirs": data.relative_to(folder).as_posix(),
+        **(changes or {}),
     }
     properties, logging = folder / "server.properties", folder / "log4j2.properties"
     properties.write_text("".join(f"{key}={value}\n" for key, value in values.items()))

@@ -21,6 +21,7 @@ import asyncpg
 from turnout_cli.embedded import placement
 from turnout_cli.embedded.process import (
     EmbeddedError,
+    end_backends,
     end_leftover,
     require_free_port,
     run_to_end,
@@ -151,13 +152,15 @@ class EmbeddedPostgres:
         self._give(self._password_file)
 
     def _clear_leftover(self) -> None:
-        """End the server of a killed run, and drop a pid file whose number now means another process."""
+        """End the server of a killed run and wait for its backends, who may outlive it by a query; then drop a pid
+        file whose number now means another process. Two servers must never write to the same data."""
         pid_file = self._data / "postmaster.pid"
         try:
             pid = int(pid_file.read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return
         end_leftover(pid, str(self._data), signal.SIGINT, timeout_seconds=_STOP_SECONDS)
+        end_backends(self._data, timeout_seconds=_STOP_SECONDS)
         pid_file.unlink(missing_ok=True)
 
     async def _wait_until_ready(self) -> None:

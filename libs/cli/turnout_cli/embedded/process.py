@@ -141,6 +141,23 @@ def end_leftover(
     return True
 
 
+def end_backends(folder: Path, *, timeout_seconds: float) -> None:
+    """Wait for the processes of a dead server that still work in `folder`; kill what does not notice its death."""
+    where = str(folder.resolve())
+    left = [process for process in psutil.process_iter() if _works_in(process, where)]
+    for process in psutil.wait_procs(left, timeout=timeout_seconds)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            process.wait(timeout_seconds)
+
+
+def _works_in(process: psutil.Process, folder: str) -> bool:
+    try:
+        return bool(process.cwd() == folder)
+    except (psutil.Error, OSError):
+        return False
+
+
 def ended_within(process: psutil.Process, seconds: float) -> bool:
     """Whether the process ends in time. A zombie has ended: not every container has an init to reap it."""
     deadline = time.monotonic() + seconds
