@@ -88,7 +88,25 @@ nightly:
     TURNOUT_TEST_POSTGRES=postgresql://postgres:$TURNOUT_ADMIN_PASSWORD@127.0.0.1:${TURNOUT_COMPOSE_POSTGRES_PORT:-8610}/postgres \
     TURNOUT_TEST_KAFKA=127.0.0.1:${TURNOUT_COMPOSE_KAFKA_PORT:-8611} ./turnout test
     docker compose down
-    for round in {1..20}; do TURNOUT_TEST_BACKEND=embedded ./turnout test tests/resilience; done
+    just faults 20
+
+# every fault test so many times in a row, a summary at the end
+[group('check')]
+faults rounds='1':
+    #!/usr/bin/env bash
+    set -uo pipefail
+    logs=$(mktemp -d) failed=0 summary=()
+    for round in $(seq {{ rounds }}); do
+        begin=$SECONDS
+        # `-m ""`: those for the night too
+        TURNOUT_TEST_BACKEND=embedded ./turnout test tests/resilience -m "" --durations=0 --durations-min=1 | tee "$logs/$round"
+        status=${PIPESTATUS[0]}
+        ((status == 0)) || failed=$((failed + 1))
+        summary+=("round $round: status $status, $((SECONDS - begin)) s: $(tail -n 1 "$logs/$round")")
+    done
+    printf '%s\n' "" "${summary[@]}" "$failed of {{ rounds }} rounds failed; logs in $logs"
+    grep -h '^FAILED' "$logs"/* | sort | uniq -c
+    exit $((failed > 0))
 
 # a figure of docs/PERFORMANCE.md: `just bench pipeline`
 [group('check')]

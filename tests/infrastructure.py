@@ -110,22 +110,31 @@ async def new_database(admin_dsn: str) -> AsyncIterator[Database]:
     """A database made from the template, dropped at the end."""
     template = await ensure_template(admin_dsn)
     name = f"test_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(admin_dsn)
+    # A database's own grants are not copied from its template.
+    roles = ", ".join(f"turnout_{role}" for role in ROLES)
+    await _execute(
+        admin_dsn,
+        f'CREATE DATABASE "{name}" TEMPLATE "{template}"',
+        f'GRANT CONNECT ON DATABASE "{name}" TO {roles}',
+    )
     try:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        # A database's own grants are not copied from its template.
-        roles = ", ".join(f"turnout_{role}" for role in ROLES)
-        await connection.execute(f'GRANT CONNECT ON DATABASE "{name}" TO {roles}')
-        try:
-            yield Database(name, with_database(admin_dsn, name))
-        finally:
-            await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        yield Database(name, with_database(admin_dsn, name))
+    finally:
+        await _execute(admin_dsn, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+async def _execute(dsn: str, *statements: str) -> None:
+    """On a connection of their own: between two calls a fault test may have restarted the server."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
     finally:
         await connection.close()
 
 
-async def new_topics(kafka: str, partitions: int | None = None) -> str:
+async def new_topics(kafka: str, partitions: int | None = None, replication: int = 1) -> str:
     """Creates the topics under a prefix of their own and gives the prefix."""
     prefix = f"t{secrets.token_hex(4)}."
-    await create_topics(kafka, prefix=prefix, partitions=partitions)
+    await create_topics(kafka, prefix=prefix, partitions=partitions, replication=replication)
     return prefix

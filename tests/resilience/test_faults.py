@@ -1,10 +1,11 @@
-"""The first faults: each is shown to have happened, and afterwards nothing is lost, nothing doubled, nothing drifts."""
+"""Faults of services and input: each is shown to have happened, and afterwards nothing is lost, nothing doubled, nothing drifts."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 
+import psutil
 import pytest
 
 from tests.integration.probe import delete_records, until
@@ -21,7 +22,7 @@ async def test_quiet_run_shows_the_truth(world: World) -> None:
         pass
 
     await scenario.check()
-    assert scenario.ledger.attempts.keys() == {"ok"}
+    assert scenario.attempts.keys() == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -36,12 +37,10 @@ async def test_kill_9_in_the_middle_of_load_loses_and_doubles_nothing(
         await scenario.progress(0.3)
         await world.kill(service)
         await world.start(service)
-        if service != "ingest":
-            await scenario.progress(0.4)
 
     await scenario.check()
     if service == "ingest":
-        assert scenario.ledger.attempts["unknown"] + scenario.ledger.attempts["not connected"] > 0
+        assert scenario.attempts["unknown"] + scenario.attempts["not connected"] > 0
 
 
 async def test_ingest_killed_again_and_again_gives_each_webhook_one_effect(world: World) -> None:
@@ -54,7 +53,7 @@ async def test_ingest_killed_again_and_again_gives_each_webhook_one_effect(world
             await world.start("ingest")
 
     await scenario.check()
-    assert scenario.ledger.attempts["unknown"] > 0, "no answer was lost: the kills hit nothing"
+    assert scenario.attempts["unknown"] > 0, "no answer was lost: the kills hit nothing"
 
 
 async def test_consumers_killed_in_the_middle_of_a_batch_apply_it_once(world: World) -> None:
@@ -72,31 +71,13 @@ async def test_consumers_killed_in_the_middle_of_a_batch_apply_it_once(world: Wo
     await scenario.check()
 
 
-async def test_kafka_stopped_and_started_costs_no_webhook_and_none_is_refused(world: World) -> None:
-    scenario = await new_scenario(world, seed=43)
-
-    async with scenario.sending():
-        await scenario.progress(0.2)
-        await world.stack.kafka.stop()
-        before = len(scenario.ledger.accepted)
-        await scenario.progress(0.6)
-        during = len(scenario.ledger.accepted) - before
-        waiting = await world.count("SELECT count(*) FROM ingest.outbox")
-        await world.stack.kafka.start()
-
-    assert during > 0
-    assert waiting > 0, "nothing waited in the outbox: Kafka was not away"
-    assert scenario.ledger.attempts.keys() == {"ok"}
-    await scenario.check()
-
-
 async def test_topic_emptied_after_publishing_is_published_again(world: World) -> None:
     scenario = await new_scenario(world, seed=44)
     await world.stop("booking")
     async with scenario.sending():
         pass
     await until(lambda: _published(world), "everything published")
-    await delete_records(world.stack.kafka_bootstrap, world.prefix + "inbound_webhooks")
+    await delete_records(world.kafka_bootstrap, world.prefix + "inbound_webhooks")
     lost = await world.count(
         "SELECT count(*) FROM ingest.inbox i WHERE fate = 'published' AND tenant_id = $1 "
         "AND NOT EXISTS (SELECT FROM booking.applied a WHERE a.record_id = i.item_id)",
@@ -105,7 +86,7 @@ async def test_topic_emptied_after_publishing_is_published_again(world: World) -
     before = await world.metric("ingest", "turnout_recovered_total")
     await world.start("booking")
 
-    await scenario.check()
+    await scenario.check(in_order=False)
     assert lost > 0, "nothing was lost: the topic was not emptied"
     assert await world.metric("ingest", "turnout_recovered_total") - before >= lost
 
@@ -137,26 +118,45 @@ async def test_duplicated_and_shuffled_input_has_the_effect_of_the_ordered_one(w
         pass
 
     await scenario.check(copies=3)
-    duplicates = await _fate(world, scenario.tenant_id, "duplicate")
+    duplicates = await scenario.fate("duplicate")
     assert duplicates == len(scenario.webhooks) // 3 * 2
 
 
-async def test_sigterm_under_load_drains_and_loses_no_answer(world: World) -> None:
-    scenario = await new_scenario(world, seed=47)
+@pytest.mark.parametrize(("workers", "seed"), [("1", 47), ("2", 48)])
+async def test_sigterm_under_load_drains_and_loses_no_answer(world: World, workers: str, seed: int) -> None:
+    scenario = await new_scenario(world, seed=seed)
+    assert await world.stop("ingest") == 0
+    await world.start("ingest", TURNOUT_WORKERS=workers)
+
+    async with scenario.sending():
+        for share in (0.3, 0.6):
+            await scenario.progress(share)
+            assert await world.stop("ingest") == 0
+            await world.start("ingest", TURNOUT_WORKERS=workers)
+
+    # A request that crosses the closing of a kept connection gets no answer; what was committed must have got one, save
+    # where the client did not wait for it.
+    await scenario.check()
+    assert await scenario.fate("duplicate") <= scenario.attempts["given up"] + scenario.attempts["503"]
+    assert scenario.attempts["unknown"] + scenario.attempts["not connected"] > 0, "nobody felt the stop"
+
+
+async def test_one_of_two_workers_killed_ends_both_and_loses_nothing(world: World) -> None:
+    scenario = await new_scenario(world, seed=49)
+    await world.stop("ingest")
+    await world.start("ingest", TURNOUT_WORKERS="2")
 
     async with scenario.sending():
         await scenario.progress(0.3)
-        assert await world.stop("ingest") == 0
+        workers = psutil.Process(world.processes["ingest"].pid).children()
+        assert len(workers) == 2
+        workers[0].kill()
+        assert await world.processes["ingest"].wait() == 1
+        assert not any(worker.is_running() for worker in workers)
         await world.start("ingest")
 
-    # A request that crosses the closing of a kept connection gets no answer; what was committed must have got one.
     await scenario.check()
-    assert await _fate(world, scenario.tenant_id, "duplicate") == 0
-
-
-async def _fate(world: World, tenant_id: str, fate: str) -> int:
-    sql = "SELECT coalesce(sum(items), 0) FROM ingest.fate_counts WHERE tenant_id = $1 AND fate = $2"
-    return await world.count(sql, tenant_id, fate)
+    assert scenario.attempts["unknown"] + scenario.attempts["not connected"] > 0
 
 
 async def _applied_some(world: World, tenant_id: str) -> bool:

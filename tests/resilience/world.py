@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -21,6 +23,7 @@ import asyncpg
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database, new_database, new_topics
 from tests.integration.probe import until
+from tests.resilience import dying
 from turnout_cli.embedded.process import free_port
 from turnout_cli.embedded.stack import Stack, embedded_stack
 from turnout_cli.services import SERVICES
@@ -53,6 +56,7 @@ class World:
     """A running system under test."""
 
     stack: Stack
+    kafka_bootstrap: str
     database: Database
     prefix: str
     folder: Path
@@ -62,13 +66,16 @@ class World:
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}"
 
-    async def start(self, *services: str) -> None:
-        """Starts services that do not run, and waits until they are ready."""
-        await asyncio.gather(*(self._start(service) for service in services))
+    async def start(self, *services: str, dies: str | None = None, **environment: str) -> None:
+        """Starts services that do not run, and waits until they are ready.
 
-    async def _start(self, service: str) -> None:
-        if service not in self.processes:
-            self.processes[service] = ServiceProcess(self._spec(service))
+        `name@replica` is one more replica of a service. One that `dies` at that point of dying.py waits for `order_death`.
+        """
+        await asyncio.gather(*(self._start(service, dies, environment) for service in services))
+
+    async def _start(self, service: str, dies: str | None, environment: Mapping[str, str]) -> None:
+        self.ports.setdefault(service, free_port())
+        self.processes[service] = ServiceProcess(self._spec(service, dies, environment))
         await self.processes[service].start()
 
     async def kill(self, service: str) -> None:
@@ -78,10 +85,40 @@ class World:
         os.kill(process.pid, signal.SIGKILL)
         assert await process.wait() == -signal.SIGKILL
 
+    async def order_death(self, service: str) -> list[UUID]:
+        """Waits until a service that `dies` has died at its point; gives the ids that it held there."""
+        order = self._death_order(service)
+        order.touch()
+        try:
+            assert await asyncio.wait_for(self.processes[service].wait(), 30) == -signal.SIGKILL
+        finally:
+            order.unlink()
+        return [UUID(each) for each in json.loads(order.with_suffix(".died").read_text())]
+
+    async def mend(self) -> list[str]:
+        """Starts again what has ended, as a supervisor does; gives its names."""
+        ended = [service for service, process in self.processes.items() if process.pid is None]
+        await self.start(*ended)
+        return ended
+
+    def mark(self, log: Path) -> tuple[Path, int]:
+        """The end of a log as it is now, for `said_since`."""
+        return log, log.stat().st_size
+
+    def said_since(self, mark: tuple[Path, int]) -> str:
+        log, size = mark
+        with log.open("rb") as file:
+            file.seek(size if size <= log.stat().st_size else 0)
+            return file.read().decode(errors="replace")
+
     async def stop(self, service: str) -> int:
         """SIGTERM; the exit status."""
         await self.processes[service].stop()
         return await self.processes[service].wait()
+
+    def log(self, name: str) -> Path:
+        """The log of a service (all its starts)."""
+        return self.folder / f"{name}.log"
 
     def send_signal(self, service: str, number: signal.Signals) -> None:
         pid = self.processes[service].pid
@@ -138,36 +175,55 @@ class World:
             await connection.close()
         return tenant_id, token
 
-    def _spec(self, service: str) -> ProcessSpec:
+    def _death_order(self, service: str) -> Path:
+        return self.folder / f"{service}.dies"
+
+    def _spec(self, name: str, dies: str | None, changes: Mapping[str, str]) -> ProcessSpec:
+        service, _, replica = name.partition("@")
         module = next(each.module for each in SERVICES if each.name == service)
+        command = (
+            ["-m", module]
+            if dies is None
+            else [str(dying.__file__), dies, str(self._death_order(name)), module]
+        )
         environment = {
             **os.environ,
             "TURNOUT_ENV": "development",
-            "TURNOUT_KAFKA_BOOTSTRAP": self.stack.kafka_bootstrap,
+            "TURNOUT_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
             "TURNOUT_TOPIC_PREFIX": self.prefix,
-            "TURNOUT_HTTP_PORT": str(self.ports[service]),
+            "TURNOUT_HTTP_PORT": str(self.ports[name]),
             "TURNOUT_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
-            "TURNOUT_REPLICA": "only",
+            "TURNOUT_REPLICA": replica or "only",
             "TURNOUT_TENANT_RELOAD_SECONDS": "0.5",
+            "TURNOUT_TENANT_REQUESTS_PER_SECOND": "0",
             "TURNOUT_RECOVERY_AGE_SECONDS": str(RECOVERY_AGE),
             "TURNOUT_RECOVERY_INTERVAL_SECONDS": "1",
             "TURNOUT_RECOVERY_REPUBLISH_SECONDS": "15",
             "TURNOUT_PROVIDER_BASE_URL": self.url("mock-providers"),
+            **changes,
         }
         if ROLES[service]:
             environment["TURNOUT_POSTGRES_DSN"] = self.database.dsn(ROLES[service])
-        log = self.folder / f"{service}.log"
-        return ProcessSpec(
-            service, [sys.executable, "-m", module], environment, self.url(service) + "/ready", log
-        )
+        ready = self.url(name) + "/ready"
+        return ProcessSpec(name, [sys.executable, *command], environment, ready, self.log(name))
 
 
 @asynccontextmanager
 async def running_world(folder: Path) -> AsyncIterator[World]:
     """The whole system on servers of its own; the logs stay in `folder`."""
-    async with embedded_stack(folder) as stack, new_database(stack.postgres_dsn) as database:
-        prefix = await new_topics(stack.kafka_bootstrap, partitions=4)
-        world = World(stack, database, prefix, folder, {service.name: free_port() for service in SERVICES})
+    async with embedded_stack(folder) as stack, world_on(stack, stack.kafka_bootstrap, folder) as world:
+        yield world
+
+
+@asynccontextmanager
+async def world_on(
+    stack: Stack, kafka_bootstrap: str, folder: Path, *, replication: int = 1
+) -> AsyncIterator[World]:
+    """The services, on servers that run; `kafka_bootstrap` may name more brokers than the stack's."""
+    async with new_database(stack.postgres_dsn) as database:
+        prefix = await new_topics(kafka_bootstrap, partitions=4, replication=replication)
+        ports = {service.name: free_port() for service in SERVICES}
+        world = World(stack, kafka_bootstrap, database, prefix, folder, ports)
         try:
             await world.start(*world.ports)
             yield world

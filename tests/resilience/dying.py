@@ -1,0 +1,85 @@
+"""Runs a service and kills it, once, at a named point: `python dying.py POINT ORDER MODULE`.
+
+It dies when it next passes POINT after a file ORDER came to be, and leaves the ids that it held then in ORDER.died. No
+service knows of it: the points are wrapped round from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from asyncpg.transaction import Transaction
+
+from turnout_common.relay import Relay
+from turnout_ingest.acceptance import Row
+from turnout_ingest.inbox import Inbox
+
+Die = Callable[[Iterable[UUID]], None]
+
+
+def before_commit(die: Die) -> None:
+    """Ingest has claimed the keys and inserted the rows; nothing is committed."""
+    stored: list[UUID] = []
+    transaction, leave = Inbox._transaction, Transaction.__aexit__
+
+    async def noting(self: Inbox, rows: Sequence[Row]) -> Any:
+        stored[:] = [row.item_id for row in rows]
+        return await transaction(self, rows)
+
+    async def leaving(self: Transaction, *error: Any) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.get_name() == "inbox":
+            die(stored)
+        await leave(self, *error)
+
+    Inbox._transaction = noting  # type: ignore[method-assign]
+    Transaction.__aexit__ = leaving  # type: ignore[method-assign, assignment]
+
+
+def before_answer(die: Die) -> None:
+    """Ingest has committed; no request of the batch was answered."""
+    answer = Inbox._answer
+
+    def answering(self: Inbox, batch: list[Any], fates: dict[UUID, Any]) -> None:
+        die(row.item_id for waiting in batch for row in waiting.rows)
+        answer(self, batch, fates)
+
+    Inbox._answer = answering  # type: ignore[method-assign]
+
+
+def before_delete(die: Die) -> None:
+    """The relay has every acknowledgement; the outbox rows are not deleted."""
+    publish = Relay._publish
+
+    async def publishing(self: Relay, rows: Sequence[Any]) -> None:
+        await publish(self, rows)
+        die(row["record_id"] for row in rows)
+
+    Relay._publish = publishing  # type: ignore[method-assign]
+
+
+POINTS = {"before commit": before_commit, "before answer": before_answer, "before delete": before_delete}
+
+
+def main(point: str, order: Path, module: str) -> None:
+    def die(held: Iterable[UUID]) -> None:
+        if order.exists():
+            order.with_suffix(".died").write_text(json.dumps([str(each) for each in held]))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    POINTS[point](die)
+    sys.argv = [module]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
