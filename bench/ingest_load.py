@@ -35,7 +35,7 @@ class Burst:
     first: int
     count: int
     seconds: float
-    connections: int = 128
+    connections: int = 256
 
 
 @dataclass

@@ -114,7 +114,7 @@ async def _prepare(stack: Stack, folder: Path) -> tuple[dict[str, str], str, str
     connection = await asyncpg.connect(dsn)
     try:
         for schema in SCHEMAS[1:]:
-            await _copy_tables(connection, schema)
+            await copy_tables(connection, schema)
         for tenant in TENANTS:
             await create_tenant(connection, key, tenant, "Europe/Berlin", actor="bench")
             await set_channel(connection, key, tenant, "calcom", secret=SECRET, actor="bench")
@@ -135,7 +135,7 @@ async def _prepare(stack: Stack, folder: Path) -> tuple[dict[str, str], str, str
     return environment, dsn, ingest_dsn
 
 
-async def _copy_tables(connection: asyncpg.Connection, schema: str) -> None:
+async def copy_tables(connection: asyncpg.Connection, schema: str) -> None:
     """The inbox once more: the same columns, checks, indexes, storage and row-level security."""
     await connection.execute(f"CREATE SCHEMA {schema}; GRANT USAGE ON SCHEMA {schema} TO turnout_ingest")
     for table in TABLES:

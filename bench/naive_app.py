@@ -42,15 +42,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with asyncpg.create_pool(dsn, min_size=POOL, max_size=POOL) as pool:
         directory = TenantDirectory(pool, settings.master_keys())
         await directory.reload()
-        routes = Routes(directory, settings)
-        made = {t.tenant_id: routes.of("calcom", t.tenant_id) for t in directory.all()}
-        app.state.routes = {tenant_id: route for tenant_id, route in made.items() if route is not None}
+        app.state.routes = Routes(directory, settings)
         app.state.pool = pool
         yield
 
 
 async def known_route(request: Request, tenant_id: str) -> Route:
-    route: Route | None = request.app.state.routes.get(tenant_id)
+    route: Route | None = request.app.state.routes.of("calcom", tenant_id)
     if route is None:
         raise HTTPException(401)
     return route
