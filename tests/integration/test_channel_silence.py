@@ -18,6 +18,7 @@ from tests.integration.probe import running
 from turnout_cli import inbox_channels
 from turnout_common import metrics
 from turnout_common.postgres import create_pool
+from turnout_ingest.providers.provider import Fate
 from turnout_ingest.silence import Silence
 
 DAILY = range(14)
@@ -113,14 +114,16 @@ async def test_last_item_is_kept_with_the_counts_whatever_became_of_it(
     database: Database, tenant_id: str
 ) -> None:
     await add_channels(database, tenant_id, {"calcom": "a secret of calcom"})
-    items = [row(tenant_id), row(tenant_id, received_at=now() - timedelta(hours=1)), row(tenant_id)]
-    again = row(tenant_id, items[0].key_hash)
+    first, younger, older = (row(tenant_id, received_at=now() + timedelta(seconds=n)) for n in (0, 2, 1))
+    again = row(tenant_id, first.key_hash, received_at=now() + timedelta(seconds=3))
+    seen = "SELECT last_at FROM ingest.last_seen WHERE tenant_id = $1 AND channel = 'calcom'"
     inbox = inbox_of(database)
     async with running(inbox.run()):
-        for item in (*items, again):
+        for item in (first, younger, older):
             await inbox.accept([item])
+        assert await value(database, seen, tenant_id) == younger.received_at
+        assert await inbox.accept([again]) == [Fate.DUPLICATE]
 
-    seen = "SELECT last_at FROM ingest.last_seen WHERE tenant_id = $1 AND channel = 'calcom'"
     assert await value(database, seen, tenant_id) == again.received_at
 
 
