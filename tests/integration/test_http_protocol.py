@@ -269,7 +269,7 @@ async def test_what_a_request_is_on_the_wire(sent: bytes, answer: tuple[int, byt
 
 
 async def test_connection_goes_on_after_requests_that_ask_for_another_protocol() -> None:
-    async with served() as (app, _, connect):
+    async with served() as (_, _, connect):
         client = await connect()
         asking = UPGRADE % b"h2c" + b"Content-Length: 2\r\n\r\nab"
         await client.say(asking + asking[:-1])
