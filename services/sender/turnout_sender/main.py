@@ -32,14 +32,13 @@ async def run(settings: SenderSettings) -> int:
         dsn = settings.postgres_dsn.get_secret_value()
         pool = await create_pool(dsn, "turnout-sender", 5)
         stack.push_async_callback(pool.close)
-        tenants = TenantDirectory(
-            pool, settings.master_keys(), settings.tenant_reload_seconds, read_again=settings.master_keys
-        )
+        keys, seconds = settings.master_keys(), settings.tenant_reload_seconds
+        tenants = TenantDirectory(pool, keys, seconds, read_again=settings.master_keys)
         await tenants.reload()
         http = await stack.enter_async_context(Http(settings))
         relay = Relay("sender", settings, RelayQueries.of_schema("sender"))
-        claimer = Claimer(pool, tenants, ADAPTERS, settings, clock)
-        sending = SendLoop(pool, claimer, http, settings, clock, random.Random(), relay.wake)
+        claims = Claimer(pool, tenants, ADAPTERS, settings, clock)
+        sending = SendLoop(pool, claims, http, settings, clock, random.Random(), relay.wake)
         recovery = RecoveryCheck("sender", settings, pool, WATCHES, relay.wake)
         broker = create_broker(settings.kafka_bootstrap, "turnout-sender")
         consumers = [
@@ -49,13 +48,12 @@ async def run(settings: SenderSettings) -> int:
             )
             for topic, wanted in TOPICS.items()
         ]  # fmt: skip
-        app = create_app(pool, consumers, sending, relay)
         loops = {f"consume {consumer.topic}": consumer.run() for consumer in consumers}
-        loops |= {"relay": relay.run(), "recovery": recovery.run()}
+        loops |= {"relay": relay.run(), "recovery": recovery.run(), "sending": sending.run()}
         loops |= {"tenants": tenants.run(lambda: connect(dsn, "turnout-sender-tenants"))}
-        await broker.start()
         stack.push_async_callback(broker.stop)
-        return await serve(app, settings, loops | {"sending": sending.run()})
+        await broker.start()
+        return await serve(create_app(pool, consumers, sending, relay), settings, loops)
 
 
 if __name__ == "__main__":
