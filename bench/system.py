@@ -77,7 +77,7 @@ class BenchSystem:
 async def bench_system() -> AsyncIterator[BenchSystem]:
     """Starts the system, and stops it and deletes its data whatever happens."""
     home = Path(tempfile.mkdtemp(prefix="turnout-bench-"))
-    environment = os.environ | {"TURNOUT_HOME": str(home), "TURNOUT_TENANT_RELOAD_SECONDS": "2"}
+    environment = os.environ | {"TURNOUT_HOME": str(home), "TURNOUT_TENANT_REQUESTS_PER_SECOND": "0"}
     try:
         await _turnout(environment, "up", "--detach", "--no-demo", "--json")
         document = json.loads(await _turnout(environment, "status", "--json"))
