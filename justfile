@@ -75,7 +75,7 @@ hooks:
 ci:
     CI=true bash .ci/run
 
-# all tests on embedded servers, in containers and on given servers; then the faults twenty times
+# all tests on embedded servers, in containers and on given servers; then the faults twenty times and the fuzzers
 [group('check')]
 nightly:
     #!/usr/bin/env bash
@@ -89,6 +89,7 @@ nightly:
     TURNOUT_TEST_KAFKA=127.0.0.1:${TURNOUT_COMPOSE_KAFKA_PORT:-8611} ./turnout test
     docker compose down
     just faults 20
+    just fuzz
 
 # every fault test so many times in a row, a summary at the end
 [group('check')]
@@ -107,6 +108,25 @@ faults rounds='1':
     printf '%s\n' "" "${summary[@]}" "$failed of {{ rounds }} rounds failed; logs in $logs"
     grep -h '^FAILED' "$logs"/* | sort | uniq -c
     exit $((failed > 0))
+
+# each provider's parser and verifier under a fuzzer for so many seconds, and ingest's contract under schemathesis
+[group('check')]
+fuzz seconds='600' examples='400':
+    #!/usr/bin/env bash
+    set -uo pipefail
+    work=${TURNOUT_FUZZ_CORPUS:-$HOME/.cache/turnout-fuzz} failed=()
+    mkdir -p "$work"
+    for target in parse verify; do
+        for channel in calcom telegram whatsapp instagram vk max events; do
+            echo "--- $target $channel"
+            uv run --frozen python -m tests.fuzz.run $target $channel "$work/$target-$channel" {{ seconds }} 2>&1 \
+                | tail -n 25 || failed+=("$target $channel")
+        done
+    done
+    TURNOUT_ABUSE_EXAMPLES={{ examples }} ./turnout test tests/integration/test_ingest_abuse.py --timeout 3600 || failed+=("contract")
+    printf '%s\n' "${failed[@]/#/✗ }"
+    echo "found inputs: $work; keep them by: uv run python -m tests.fuzz.corpus TARGET CHANNEL $work/TARGET-CHANNEL"
+    ((${#failed[@]} == 0))
 
 # a figure of docs/PERFORMANCE.md: `just bench pipeline`
 [group('check')]
