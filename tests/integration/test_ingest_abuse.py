@@ -28,7 +28,7 @@ from turnout_ingest.providers import PROVIDERS
 
 CONTRACT = Path(__file__).parents[2] / "contracts" / "openapi" / "ingest.json"
 #: Of each operation and mode; `just nightly` raises it.
-EXAMPLES = int(os.environ.get("TURNOUT_ABUSE_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("TURNOUT_ABUSE_EXAMPLES", "10"))
 SAMPLES = {channel: [body_of(channel, name) for name in names(channel)] for channel in PROVIDERS}
 #: The attack comes from one address, and must get past the limits.
 UNLIMITED: dict[str, Any] = {"refusals_per_minute": 0, "tenant_requests_per_second": 0}
