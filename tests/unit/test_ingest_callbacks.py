@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.webhook_fixtures import NOON, ROUTING_IDS, body_of, value_of
+from tests.webhook_fixtures import KEYS, NOON, ROUTING_IDS, body_of, names, value_of
 from tests.webhook_route import Route, channel_of, part, tenant
 from turnout_cli.webhooks import whatsapp
+from turnout_common.events.values import Channel
 from turnout_ingest.providers import PROVIDERS
-from turnout_ingest.providers.provider import Fate, Headers
+from turnout_ingest.providers.provider import ChannelContext, Delivery, Fate, Headers
 
 QUERY = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token="
 META = ("whatsapp", "instagram")
@@ -278,3 +279,135 @@ async def test_alias_is_a_shared_callback_for_vk() -> None:
 
     assert (await vkmax().deliver("vk", body, path="/webhooks/vkmax"))[0] == 200
     assert (await vkmax().deliver("max", body_of("max", "text"), path="/webhooks/vkmax"))[0] == 401
+
+
+def nobody(*, template: bool = True) -> bytes:
+    """A delivery that names no account: of a template's review, or of the App Dashboard's Test button."""
+    return body_of("whatsapp", "template_status" if template else "test_event")
+
+
+@pytest.mark.parametrize("body", [nobody(), nobody(template=False)], ids=["template", "test button"])
+async def test_delivery_of_an_app_that_names_no_account_is_taken_in_and_ignored(body: bytes) -> None:
+    """Refused, Meta sends it for a week."""
+    route = Route(*salons("lone", "app", "app"))
+
+    assert await route.deliver("whatsapp", body, "app", path="/webhooks/whatsapp") == (200, b"")
+    assert kept(route) == [("three", "ignored")]
+
+
+async def test_delivery_for_a_number_that_is_nobodys_any_more_is_taken_in_as_wrong_tenant() -> None:
+    route = Route(*salons("app"))
+
+    status, _ = await route.deliver("whatsapp", batch(TWO), "app", path="/webhooks/whatsapp")
+
+    assert (status, kept(route)) == (200, [("one", "wrong_tenant")])
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_delivery_that_names_no_account_needs_a_signature_in_every_mode(strict: bool) -> None:
+    route = Route(*salons("app"), strict_webhook_signature=strict, env="development")
+
+    assert await route.deliver("whatsapp", nobody(), "forged", path="/webhooks/whatsapp") == (401, b"")
+    assert route.inbox.calls == 0
+
+
+async def test_delivery_that_names_an_account_is_verified_by_no_other_tenants_secret() -> None:
+    route = Route(*salons("app", "other"))
+
+    assert (await route.deliver("whatsapp", batch(ONE), "other", path="/webhooks/whatsapp"))[0] == 401
+    assert route.inbox.calls == 0
+
+
+async def test_secrets_that_most_tenants_share_are_looked_at_first_and_no_more_than_a_few() -> None:
+    own = [tenant(f"a{n}", channel_of("whatsapp", str(10**14 + n), f"own {n}")) for n in range(40)]
+    route = Route(*own, *salons("app", "app"))
+
+    assert (await route.deliver("whatsapp", nobody(), "app", path="/webhooks/whatsapp"))[0] == 200
+    assert (await route.deliver("whatsapp", nobody(), "own 39", path="/webhooks/whatsapp"))[0] == 401
+
+
+async def test_group_of_nobody_is_refused_whoever_else_has_a_secret_at_vk() -> None:
+    """VK has no apps: a secret is one group's."""
+    route = Route(tenant("one", channel_of("vk", "204733001")))
+    body = value_of("vk", "text") | {"group_id": 7}
+
+    status, _ = await route.deliver("vk", json.dumps(body).encode(), path="/webhooks/vk")
+
+    assert (status, route.inbox.calls) == (401, 0)
+
+
+async def test_delivery_for_many_tenants_is_read_once_and_not_once_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thousand updates for a hundred tenants held the process up for half a minute."""
+    provider, read = PROVIDERS["whatsapp"], 0
+    real = provider.read  # type: ignore[attr-defined]
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal read
+        read += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(provider, "read", counting)
+    accounts = [str(10**14 + n) for n in range(30)]
+    named = [tenant(f"t{n:02}", channel_of("whatsapp", account)) for n, account in enumerate(accounts)]
+    route = Route(*named, max_body_bytes=1024 * 1024)
+
+    await route.deliver("whatsapp", batch(*accounts, *accounts), path="/webhooks/whatsapp")
+
+    assert (len(route.inbox.rows), read) == (60, 60)
+    assert {row.fate for row in route.inbox.rows} == {Fate.PUBLISHED}
+
+
+@pytest.mark.parametrize("channel", META)
+async def test_shared_delivery_gives_the_items_that_each_tenants_own_delivery_would(channel: str) -> None:
+    """Else a retry by the other callback would be taken for something new."""
+    bodies = [value_of(channel, name) for name in names(channel) if name != "test_event"]
+    entries = [entry for body in bodies for entry in body["entry"]]
+    account, last = ROUTING_IDS[channel], "9"
+    text = json.dumps({"object": bodies[0]["object"], "entry": entries})
+    both = json.dumps(
+        {"object": bodies[0]["object"], "entry": entries + json.loads(text.replace(account, last))["entry"]}
+    )
+    # The order of tenants is that of their accounts: what names none is kept under the first.
+    salon, other = tenant("salon", channel_of(channel, account)), tenant("other", channel_of(channel, last))
+    shared, alone = Route(salon, other, max_body_bytes=10**6), Route(salon, max_body_bytes=10**6)
+
+    await shared.deliver(channel, both.encode(), path=f"/webhooks/{channel}")
+    await alone.deliver(channel, text.encode(), path=f"/webhooks/{channel}/salon")
+
+    told = [
+        {
+            (row.key_hash, row.content_hash, row.fate, row.event_type)
+            for row in route.inbox.rows
+            if row.tenant_id == "salon"
+        }
+        for route in (shared, alone)
+    ]
+    assert len(told[1]) > 5
+    assert told[1] - told[0] == set()
+
+
+async def test_delivery_with_too_many_updates_is_kept_once() -> None:
+    body = json.loads(batch(ONE, TWO))
+    body["entry"] += [body["entry"][0]] * 2000
+    route = Route(*salons("app", "app"), max_body_bytes=1024 * 1024)
+
+    status, _ = await route.deliver("whatsapp", json.dumps(body).encode(), "app", path="/webhooks/whatsapp")
+
+    assert (status, kept(route)) == (200, [("one", "quarantined")])
+
+
+def test_kept_bytes_of_a_part_are_json_whatever_numbers_it_has() -> None:
+    """Infinite numbers are none: what is quarantined could not be released."""
+    message = '{"id": "wamid.1", "timestamp": "x", "type": "text", "size": 1e999}'
+    change = '{"field": "messages", "value": {"metadata": {"phone_number_id": "310044550066"}, "messages": [%s, %s]}}'
+    text = '{"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [%s]}]}'
+
+    body = (text % (change % (message, message))).encode()
+    items = PROVIDERS["whatsapp"].items(
+        Delivery(ChannelContext("salon", Channel.WHATSAPP, (), KEYS), {}, body, NOON)
+    )
+
+    for item in items:
+        json.loads(item.raw, parse_constant=pytest.fail)

@@ -7,7 +7,6 @@ key was seen before. Promise: nothing raises, so that no body that carries a val
 from __future__ import annotations
 
 import json
-from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -61,14 +60,12 @@ class Row:
         return self.tenant_id, self.channel, self.key_hash
 
 
-def rows_of(provider: Provider, delivery: Delivery, others: Container[object] = frozenset()) -> list[Row]:
-    """The rows of a verified delivery. `others` are routing ids of tenants who get this delivery too, each their own
-    items: those are left out here."""
+def rows_of(provider: Provider, delivery: Delivery) -> list[Row]:
+    """The rows of a verified delivery."""
     request_id = new_id()
     return [
         _row(_judged(item, delivery, provider.key_days), delivery, request_id, provider.kept_headers)
         for item in _items(provider, delivery)
-        if item.routing_id not in others
     ]
 
 

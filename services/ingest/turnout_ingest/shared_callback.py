@@ -7,7 +7,7 @@ is not asked.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from turnout_ingest.acceptance import Row, rows_of
@@ -17,16 +17,6 @@ from turnout_ingest.routes import Route, Routes
 #: A delivery is signed with one app's secret. What names tenants of more apps than this is no provider's, and must not
 #: make us hash its megabytes for each.
 MOST_SECRETS = 16
-
-
-class _AllBut(Container[object]):
-    """Every account, also none, save one."""
-
-    def __init__(self, own: str | None) -> None:
-        self._own = own
-
-    def __contains__(self, routing_id: object) -> bool:
-        return routing_id != self._own
 
 
 def addressed(routes: Routes, channel: str, provider: Provider, body: bytes) -> list[Route]:
@@ -47,14 +37,25 @@ def verified(
     return [route for route in named if holds.get(route.context.secrets, False)]
 
 
+def of_apps(routes: Routes, channel: str) -> list[Route]:
+    """A tenant for each secret of the channel, the secrets that most tenants share first: whom a delivery is kept under
+    that names no account of ours, as Meta sends of templates, by its test button, and of a number that has left us."""
+    of_secrets: dict[tuple[bytes, ...], list[Route]] = {}
+    for route in sorted(routes.all_of(channel), key=lambda route: route.tenant.tenant_id):
+        of_secrets.setdefault(route.context.secrets, []).append(route)
+    return [found[0] for found in sorted(of_secrets.values(), key=len, reverse=True)]
+
+
 def shared_rows(
     provider: Provider, routes: Sequence[Route], headers: Headers, body: bytes, now: datetime
 ) -> list[Row]:
     """Each tenant's own items. What names an account of none of them, or none at all, is kept under the first."""
-    first, *rest = routes
-    own = {route.context.routing_id for route in rest}
-    rows = rows_of(provider, Delivery(first.context, headers, body, now), own)
-    for route in rest:
-        others = _AllBut(route.context.routing_id)
-        rows += rows_of(provider, Delivery(route.context, headers, body, now), others)
-    return rows
+    if len(routes) == 1:
+        return rows_of(provider, Delivery(routes[0].context, headers, body, now))
+    of_account = {route.context.routing_id or "": route.context for route in routes}
+    shares = provider.shares(body, list(of_account))
+    return [
+        row
+        for account, share in shares.items()
+        for row in rows_of(provider, Delivery(of_account[account], headers, share, now))
+    ]

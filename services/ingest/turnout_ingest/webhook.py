@@ -45,7 +45,7 @@ from turnout_ingest.providers.alias import VKMAX
 from turnout_ingest.providers.provider import Delivery, Headers, Provider
 from turnout_ingest.routes import Route, Routes
 from turnout_ingest.settings import IngestSettings
-from turnout_ingest.shared_callback import addressed, shared_rows, verified
+from turnout_ingest.shared_callback import addressed, of_apps, shared_rows, verified
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -167,10 +167,14 @@ class WebhookEndpoint:
 
     async def _take_in_shared(self, provider: Provider, headers: Headers, body: bytes) -> Answer:
         now = self._clock.now()
-        named = addressed(self._routes, provider.channel.value, provider, body)
+        channel = provider.channel.value
+        named = addressed(self._routes, channel, provider, body)
         routes = verified(provider, named, headers, body, now)
+        if not named and _has_apps(provider):
+            # Refused, Meta would send it for a week, and hold it against the app.
+            routes = verified(provider, of_apps(self._routes, channel), headers, body, now)[:1]
         if len(routes) < len(named) and not self._settings.strict_webhook_signature:
-            metrics.WOULD_REFUSE.labels(provider.channel.value).inc()
+            metrics.WOULD_REFUSE.labels(channel).inc()
             routes = named
         if not routes:
             return UNVERIFIED if named else self._unknown
@@ -183,7 +187,7 @@ class WebhookEndpoint:
     def _without_body(self, scope: Message, channel: str, tenant_id: str) -> Answer:
         """GET is the handshake of the providers that have one; there is no other method."""
         provider = PROVIDERS.get(channel)
-        if provider is None or type(provider).handshake is Provider.handshake:
+        if provider is None or not _has_apps(provider):
             return ONLY_POST if tenant_id or _is_shared(provider) else NO_SUCH_PATH
         if scope["method"] != "GET":
             return GET_AND_POST
@@ -251,6 +255,11 @@ class WebhookEndpoint:
 def _is_shared(provider: Provider | None) -> bool:
     """Whether the provider's bodies say whose they are, so that tenants can share a callback."""
     return provider is not None and type(provider).routing_ids is not Provider.routing_ids
+
+
+def _has_apps(provider: Provider) -> bool:
+    """Whether a callback is an app's, which proves by a handshake that it is ours and whose secret tenants share."""
+    return type(provider).handshake is not Provider.handshake
 
 
 def _declared_length(headers: Headers) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -152,6 +152,10 @@ class Provider(ABC):
         """The accounts that a body names, before it is verified: whose secrets to verify it with on a callback that
         tenants share. Empty for anything that cannot be read, and for a provider without such callbacks."""
         return frozenset()
+
+    def shares(self, body: bytes, accounts: Sequence[str]) -> Mapping[str, bytes]:
+        """A verified body that names several `accounts`, in a body for each; what names none of them goes to the first."""
+        return {accounts[0]: body}
 
     def handshake(self, query: Mapping[str, str], expected: bytes) -> bytes | None:
         """The answer to the GET by which a provider checks a callback, or None to refuse it."""
