@@ -504,7 +504,7 @@ def test_a_replay_needs_to_know_what() -> None:
         dlq.replay("booking", [987654321])
 
 
-@pytest.mark.parametrize("file", ["inbox.sql", "dlq.sql", "smoke.sql", "tenant.sql"])
+@pytest.mark.parametrize("file", ["inbox.sql", "dlq.sql", "smoke.sql", "tenant.sql", "reconcile_calcom.sql"])
 def test_every_query_prepares_as_the_maintenance_role(database: Database, file: str) -> None:
     async def prepare(connection: asyncpg.Connection) -> None:
         for text in load_queries("turnout_cli", file).values():

@@ -8,3 +8,8 @@ app = App(name="reconcile", help="Compare a provider's own view with ours, and m
 app.command(
     "turnout_cli.reconcile_max:reconcile_max", name="max", help="Is each bot still subscribed at MAX?"
 )
+app.command(
+    "turnout_cli.reconcile_calcom:reconcile_calcom",
+    name="calcom",
+    help="Which bookings has Cal.com that no webhook told?",
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from turnout_booking.domain.attendees import of_the_client
@@ -21,6 +21,8 @@ from turnout_common.events.values import Actor
 
 #: Of more new items than this for one chain at once, neighbours share a fold.
 MOST_STEPS = 32
+#: Stands for no start at all.
+NEVER = datetime.min.replace(tzinfo=UTC)
 #: Their time is the appointment's own, not that at which the source said something.
 MEETINGS = frozenset({BookingTrigger.MEETING_STARTED, BookingTrigger.MEETING_ENDED})
 
@@ -77,14 +79,15 @@ def fold(items: Iterable[Item], settings: FoldSettings) -> Folded | None:
     chain = _Chain(settings, links)
     # Of copies the first one counts; one that says when the appointment is goes before one that does not.
     with_times = {(item.trigger, item.uid) for item in in_order if item.founds}
-    done: set[tuple[str, str | None]] = set()
+    done: dict[tuple[str, str | None], datetime | None] = {}
     for item in in_order:
         rule = RULES_BY_NAME[item.trigger]
         if rule.once:
             said = (item.trigger, item.uid)
-            if said in done or (said in with_times and not item.founds):
+            start_at = item.start_at if Effect.PLACE in rule.effects else None
+            if done.get(said, NEVER) == start_at or (said in with_times and not item.founds):
                 continue
-            done.add(said)
+            done[said] = start_at
         chain.take(item, rule)
     return chain.result()
 
@@ -104,6 +107,7 @@ class _Chain:
     times_are_set: bool = False
     pending: bool | None = None
     confirmed_at: datetime | None = None
+    confirmed_uids: set[str | None] = field(default_factory=set)
     witnessed_at: datetime | None = None
     cancelled_at: datetime | None = None
     cancelled_by: Actor | None = None
@@ -170,10 +174,12 @@ class _Chain:
         self.cancelled_at = self.cancelled_by = self.cancel_reason = self.completed_at = None
 
     def pend(self, item: Item) -> None:
-        self.pending = True
+        if item.uid not in self.confirmed_uids:
+            self.pending = True
 
     def confirm(self, item: Item) -> None:
         self.pending = False
+        self.confirmed_uids.add(item.uid)
         self.confirmed_at = item.at if self.confirmed_at is None else min(self.confirmed_at, item.at)
 
     def confirm_too(self, item: Item) -> None:

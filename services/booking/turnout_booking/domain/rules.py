@@ -23,7 +23,7 @@ class Effect(StrEnum):
 
     DETAILS = "takes over staff, service and client"
     PLACE = "sets start and end; takes back a cancellation, a no-show and a completion"
-    PEND = "status pending"
+    PEND = "status pending, unless its uid is confirmed already"
     CONFIRM = "status confirmed"
     CONFIRM_TOO = "status confirmed where nothing has said otherwise"
     CANCEL = "status cancelled"
@@ -238,8 +238,8 @@ matter. An item that speaks of the chain is sorted with its last uid.
 - Status: cancelled, else completed, else no_show, else pending or confirmed. Moves: how deep the last uid lies, and
   each manual reschedule.
 - Two successors of one uid: the later one stands, `overlaps` counts it, and `booking.overlap` is written for a human.
-- A copy (same trigger and uid, where the table says once) does nothing; the copy with the smallest source time is the
-  one that counts.
+- A copy (same trigger and uid, where the table says once) does nothing, unless it sets another start than the one before
+  it (a booking with seats may be moved under its uid); the copy with the smallest source time is the one that counts.
 - Each seat of a uid is a chain of its own. A meeting or a no-show mark names an attendee and leaves open whether they
   hold a seat: it counts in the chain of that seat, else in that of the booking, if the attendee is the one who booked. A
   guest's absence does nothing.

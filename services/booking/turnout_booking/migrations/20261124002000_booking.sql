@@ -287,6 +287,13 @@ CREATE VIEW booking.heads WITH (security_invoker = true) AS
 SELECT platform.let_read('booking.chains', 'tenant_id, booking_id, version, status, start_at', 'turnout_sender');
 GRANT SELECT ON booking.heads TO turnout_sender;
 
+-- For `turnout reconcile`: how each booking of a source stands now, by the source's own name of it.
+CREATE VIEW booking.known_bookings WITH (security_invoker = true) AS
+  SELECT r.tenant_id, r.source, r.uid, r.seat, c.booking_id, c.state ->> 'uid' AS last_uid, c.status,
+         c.first_source_at AS created_at, c.start_at, (c.state ->> 'no_show')::boolean AS no_show, (c.state ->> 'admin_actions')::int AS admin_actions
+  FROM booking.source_refs r JOIN booking.chains c USING (booking_id);
+GRANT SELECT ON booking.known_bookings TO turnout_maintenance;
+
 -- For rollup's verify and rebuild: the truth itself.
 CREATE VIEW booking.truth WITH (security_invoker = true) AS
   SELECT seq, event_id, tenant_id, entity_kind, entity_id, version, event_type, source, occurred_at, payload, created_at
@@ -315,7 +322,8 @@ GRANT SELECT ON booking.oldest_unpublished TO turnout_kpi;
 SELECT platform.let_read('booking.read_marks', 'topic, partition, read_until, partitions, written_at', 'turnout_kpi');
 
 -- migrate:down
-DROP VIEW booking.oldest_unpublished, booking.read_bookings, booking.truth, booking.heads, booking.contactable;
+DROP VIEW booking.oldest_unpublished, booking.read_bookings, booking.truth, booking.known_bookings, booking.heads,
+  booking.contactable;
 DROP TABLE booking.outbound, booking.notes, booking.client_consents, booking.client_chats, booking.client_contacts,
   booking.clients, booking.facts, booking.chat_items, booking.intents, booking.booking_events, booking.parked,
   booking.source_refs, booking.chain_items, booking.tenant_folds, booking.chains, booking.missing, booking.recovery_marks,

@@ -82,7 +82,8 @@ CREATE TABLE ingest.fate_counts (
   CHECK (items > 0 OR shard = -1)
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN ingest.fate_counts.day IS 'UTC day of receipt';
-COMMENT ON COLUMN ingest.fate_counts.shard IS '-1: moves of `inbox release`, which takes an item from one fate to another';
+COMMENT ON COLUMN ingest.fate_counts.shard IS
+  '-1: moves of `inbox release`, which takes an item from one fate to another; -2: what `reconcile` found, which nobody sent';
 COMMENT ON COLUMN ingest.fate_counts.last_at IS 'receipt of the youngest of them';
 
 CREATE TABLE ingest.outbox (
@@ -125,7 +126,7 @@ CREATE VIEW ingest.last_seen WITH (security_invoker = true) AS
   JOIN platform.tenants t ON t.tenant_id = c.tenant_id AND t.status = 'active'
   LEFT JOIN LATERAL (
     SELECT max(f.last_at) AS last_at FROM ingest.fate_counts f
-    WHERE f.tenant_id = c.tenant_id AND f.channel = c.channel
+    WHERE f.tenant_id = c.tenant_id AND f.channel = c.channel AND f.shard <> -2
     GROUP BY f.day ORDER BY f.day DESC LIMIT 1
   ) l ON true
   WHERE c.enabled;
@@ -139,7 +140,7 @@ CREATE VIEW ingest.silent_channels WITH (security_invoker = true) AS
   CROSS JOIN LATERAL (
     SELECT count(*) AS days, max(day - before) AS longest FROM (
       SELECT f.day, lag(f.day) OVER (ORDER BY f.day) AS before FROM ingest.fate_counts f
-      WHERE f.tenant_id = s.tenant_id AND f.channel = s.channel
+      WHERE f.tenant_id = s.tenant_id AND f.channel = s.channel AND f.shard <> -2
         AND f.day > (s.last_at AT TIME ZONE 'UTC')::date - 14
       GROUP BY f.day) AS spoken
   ) u

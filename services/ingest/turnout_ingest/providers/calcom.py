@@ -72,6 +72,7 @@ class Calcom(Provider):
     channel = Channel.CALCOM
     answers = Answers(success=202, quarantined=400, conflict=202)
     kept_headers = (b"content-type",)
+    sends_again = False
 
     def verify(self, headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: datetime) -> bool:
         """Without a secret Cal.com sends the literal `no-secret-provided`, which equals no digest."""
@@ -189,7 +190,7 @@ def _booking(delivery: Delivery, body: Envelope | Meeting, booking: Booking, occ
         "currency": _currency(booking.currency),
         "paid": True if trigger is BookingTrigger.PAID else booking.paid,
         "rating": _rating(booking.rating),
-        "intent_id": _intent(booking.metadata),
+        "intent_id": intent_of(booking.metadata),
         "notes_sealed": sealed_text(keys, "notes", booking.additionalNotes or _response(booking, "notes")),
     }
     return _published(delivery, body.triggerEvent, occurred_at, booking.uid, fields)
@@ -236,8 +237,12 @@ def _service(booking: Booking) -> str | None:
 
 
 def attendee_hash(keys: TenantKeys, person: Person | None) -> str | None:
+    return email_hash(keys, person.email) if person is not None else None
+
+
+def email_hash(keys: TenantKeys, email: str | None) -> str | None:
     """Who of the attendees it is: also by the address that Cal.com makes up for a phone, which is as much one person."""
-    address = (person.email or "").strip().lower() if person is not None else ""
+    address = (email or "").strip().lower()
     return keys.contact_hash("email", address) if address else None
 
 
@@ -294,7 +299,7 @@ def _rating(rating: object) -> int | None:
     return rating if isinstance(rating, int) and not isinstance(rating, bool) and 1 <= rating <= 5 else None
 
 
-def _intent(metadata: object) -> UUID | None:
+def intent_of(metadata: object) -> UUID | None:
     """The intent that our chat put into the booking link; a client may have changed it."""
     given = metadata.get("intent") if isinstance(metadata, dict) else None
     try:
