@@ -30,6 +30,7 @@ from turnout_common.events import (
     BookingTrigger,
     Channel,
     ConsentItem,
+    ConsentScope,
     Contact,
     Envelope,
     FactItem,
@@ -140,12 +141,15 @@ def message(
     )
 
 
-def consent(tenant_id: str, chat: str, at: datetime, opted_in: bool) -> ConsentItem:
+def consent(
+    tenant_id: str, chat: str, at: datetime, opted_in: bool, scope: ConsentScope = "all"
+) -> ConsentItem:
     return ConsentItem(
         **_common(tenant_id, Channel.TELEGRAM, at, None),
         chat_hash=contact_hash(chat),
         chat_sealed=f"sealed-{chat}",
         opted_in=opted_in,
+        scope=scope,
     )
 
 

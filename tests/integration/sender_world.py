@@ -27,7 +27,15 @@ from tests.integration.probe import until
 from turnout_cli.embedded.process import free_port
 from turnout_common.clock import Clock, SystemClock
 from turnout_common.consumer import Received
-from turnout_common.events import Channel, Envelope, MessagePlanned, MessageWithdrawn, Queue, ReceiptItem
+from turnout_common.events import (
+    Channel,
+    ConsentScope,
+    Envelope,
+    MessagePlanned,
+    MessageWithdrawn,
+    Queue,
+    ReceiptItem,
+)
 from turnout_common.events.outbound import MessageTemplate
 from turnout_common.ids import derived_id, new_id
 from turnout_common.kafka import create_producer
@@ -176,10 +184,11 @@ class Salon:
             locale=locale,
         )  # fmt: skip
 
-    async def opt_out(self, booked: Appointment) -> None:
+    async def opt_out(self, booked: Appointment, scope: ConsentScope = "all") -> None:
         await self.admin.execute(
-            "UPDATE booking.client_chats SET opted_out = true WHERE client_id = $1", booked.client_id
-        )
+            "UPDATE booking.client_chats SET opted_out = $2, promotions_opted_out = true WHERE client_id = $1",
+            booked.client_id, scope == "all",
+        )  # fmt: skip
 
 
 @dataclass

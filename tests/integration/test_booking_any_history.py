@@ -30,7 +30,7 @@ from tests.integration.booking_world import (
     message,
     person,
 )
-from turnout_common.events import BookingTrigger, Contact
+from turnout_common.events import BookingTrigger, ConsentScope, Contact
 
 History = Callable[[str, int], list[Event]]
 #: Histories; `just nightly` asks for more.
@@ -76,7 +76,8 @@ def any_history(tenant_id: str, seed: int) -> list[Event]:
             chat = contact_hash(chance.choice(CHATS))
             events.append(fact(tenant_id, "admin.reply", at, key=key, chat_hash=chat))
         else:
-            said = consent(tenant_id, chance.choice(CHATS), at, chance.random() < 0.5)
+            scope: ConsentScope = chance.choice(("all", "marketing"))
+            said = consent(tenant_id, chance.choice(CHATS), at, chance.random() < 0.5, scope)
             events.append(said.model_copy(update={"key_hash": message(tenant_id, "x", at, key=key).key_hash}))
     return events
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import permutations
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.integration.booking_world import (
     message,
     person,
 )
-from turnout_common.events import MessagePlanned, parse_event
+from turnout_common.events import ConsentScope, MessagePlanned, parse_event
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,52 @@ async def test_who_opts_out_is_not_reminded_and_who_opts_in_again_is(world: Book
     assert (await templates(world, chat))[2:] == [
         ("message.withdrawn", "confirmation"), ("message.withdrawn", "reminder_24h"), ("message.planned", "reminder_24h"),
     ]  # fmt: skip
+
+
+async def test_who_stops_marketing_is_still_reminded(world: Booking, chat: str) -> None:
+    await world.apply(booking(chat, "created", "O", NOW - 2 * MINUTE, contact=person("+491")))
+    await world.apply(consent(chat, "chat", NOW - MINUTE, False, "marketing"))
+    await world.apply(
+        booking(chat, "rescheduled", "N", NOW, START + DAY, previous_uid="O", contact=person("+491"))
+    )
+
+    assert [kind for kind in await templates(world, chat) if kind[1] == "reminder_24h"] == [
+        ("message.planned", "reminder_24h"), ("message.planned", "reminder_24h"),
+    ]  # fmt: skip
+    assert (await world.chain(chat))["reachable"] is True
+
+
+Said = tuple[ConsentScope, bool]
+ALL_OUT, ALL_IN = ("all", False), ("all", True)
+MARKETING_OUT, MARKETING_IN = ("marketing", False), ("marketing", True)
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ([MARKETING_OUT], (False, True)),
+        ([MARKETING_OUT, MARKETING_IN], (False, False)),
+        ([MARKETING_IN, MARKETING_OUT], (False, True)),
+        ([ALL_OUT], (True, True)),
+        ([ALL_OUT, ALL_IN], (False, False)),
+        ([ALL_OUT, MARKETING_IN], (True, True)),
+        ([MARKETING_OUT, ALL_IN], (False, True)),
+        ([MARKETING_OUT, ALL_OUT, ALL_IN, MARKETING_IN], (False, False)),
+    ],
+)
+async def test_newest_consent_of_each_scope_counts_in_any_order_of_arrival(
+    world: Booking, chat: str, said: list[Said], refused: tuple[bool, bool]
+) -> None:
+    for number, order in enumerate(permutations(enumerate(said))):
+        for way, apply in (("at-once", world.apply), ("one-by-one", world.one_by_one)):
+            name = f"{way}-{number}"
+            await apply(*(consent(chat, name, NOW + n * MINUTE, word, scope) for n, (scope, word) in order))
+            row = await world.admin.fetchrow(
+                "SELECT opted_out, promotions_opted_out FROM booking.contactable"
+                " WHERE tenant_id = $1 AND chat_sealed = $2", chat, f"sealed-{name}",
+            )  # fmt: skip
+
+            assert row is not None and tuple(row) == refused
 
 
 async def test_a_client_who_shares_a_phone_later_is_reminded_then(world: Booking, tenant_id: str) -> None:

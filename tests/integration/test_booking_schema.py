@@ -141,7 +141,7 @@ async def test_the_sender_sees_chats_and_heads_and_no_other_contact(
 
     assert [dict(row) for row in chats] == [
         {"tenant_id": salon, "client_id": chats[0]["client_id"], "channel": "telegram", "chat_sealed": "sealed-chat",
-         "opted_out": False, "locale": None}
+         "opted_out": False, "promotions_opted_out": False, "locale": None}
     ]  # fmt: skip
     state = await world.chain(salon)
     assert [(str(row["booking_id"]), row["status"]) for row in heads] == [(state["booking_id"], "cancelled")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
-from typing import Literal
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -15,14 +14,11 @@ from tests.infrastructure import Database, Infrastructure
 from tests.integration.sender_world import Appointment, World, envelope_of, sender_world
 from turnout_common.clock import SystemClock
 from turnout_common.consumer import Outcome, Received
-from turnout_common.events import Channel, MessagePlanned, ReceiptItem
+from turnout_common.events import RECEIPT_RANKS, Channel, MessagePlanned, ReceiptItem, ReceiptStatus
 from turnout_common.tenants import set_channel
 from turnout_sender.channels.http import Http
 from turnout_sender.channels.port import Answer, Verdict
 from turnout_sender.handlers import InboundHandler
-
-Status = Literal["sent", "delivered", "read", "failed"]
-RANKS: dict[Status, int] = {"sent": 1, "delivered": 2, "read": 3, "failed": 4}
 
 
 class WithReceipts:
@@ -60,10 +56,10 @@ async def booked(world: World) -> Appointment:
     return made
 
 
-def receipt(tenant_id: str, wamid: str, status: Status, at: datetime) -> ReceiptItem:
+def receipt(tenant_id: str, wamid: str, status: ReceiptStatus, at: datetime) -> ReceiptItem:
     return ReceiptItem(
         tenant_id=tenant_id, item_id=uuid4(), channel=Channel.WHATSAPP, key_hash="0" * 32, occurred_at=at,
-        received_at=at, provider_message_id=wamid, status=status, rank=RANKS[status],
+        received_at=at, provider_message_id=wamid, status=status, rank=RECEIPT_RANKS[status],
         reason="131026" if status == "failed" else None,
     )  # fmt: skip
 
@@ -104,7 +100,7 @@ async def test_receipt_that_outruns_its_record_waits_for_it(world: World, booked
 async def test_receipts_move_a_message_on_and_never_back(world: World, booked: Appointment) -> None:
     plan, wamid, now = booked.planned(), f"wamid.{uuid4()}", SystemClock().now()
     await send(world, plan, wamid)
-    order: list[Status] = ["sent", "read", "delivered", "sent", "failed", "read"]
+    order: list[ReceiptStatus] = ["sent", "read", "delivered", "sent", "failed", "read"]
     items = [
         receipt(plan.tenant_id, wamid, status, now + timedelta(seconds=n)) for n, status in enumerate(order)
     ]

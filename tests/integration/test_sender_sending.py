@@ -14,7 +14,7 @@ from tests.integration.probe import until
 from tests.integration.sender_world import World, payloads, sender_world
 from turnout_common import metrics
 from turnout_common.clock import SystemClock
-from turnout_common.events import MessageEvent
+from turnout_common.events import MessageEvent, Queue
 from turnout_common.tenants import set_tenant_status
 from turnout_sender import sending
 from turnout_sender.claims import Claimed, Claimer
@@ -126,6 +126,40 @@ async def test_client_who_opted_out_is_left_alone(world: World) -> None:
 
     assert await world.states(to_out) == [("cancelled", "opted_out")]
     assert [m["chat_id"] for m in await world.mock.sent(salon.token)] == [stays.chat_id]
+
+
+async def test_who_stopped_marketing_gets_reminders_and_no_promotions(world: World) -> None:
+    salon = await world.salon()
+    out, stays = await salon.appointment(), await salon.appointment()
+    await salon.opt_out(out, "marketing")
+    reminder, promotion = out.planned("reminder_24h"), out.planned(queue=Queue.MK)
+    to_stays = stays.planned(queue=Queue.MK)
+    await world.say(reminder, promotion, to_stays)
+
+    async with world.sending():
+        await world.until_status(reminder, "accepted")
+        await world.until_status(to_stays, "accepted")
+        await world.until_status(promotion, "cancelled")
+
+    assert await world.states(promotion) == [("cancelled", "opted_out")]
+    assert sorted(m["chat_id"] for m in await world.mock.sent(salon.token)) == sorted(
+        [out.chat_id, stays.chat_id]
+    )
+
+
+async def test_who_wants_no_messages_gets_no_promotions_either(world: World) -> None:
+    salon = await world.salon()
+    out = await salon.appointment()
+    await salon.opt_out(out)
+    plans = [out.planned("reminder_24h"), out.planned(queue=Queue.MK)]
+    await world.say(*plans)
+
+    async with world.sending():
+        for plan in plans:
+            await world.until_status(plan, "cancelled")
+
+    assert await world.states(*plans) == [("cancelled", "opted_out")] * 2
+    assert await world.mock.calls(salon.token) == []
 
 
 async def test_message_that_nobody_can_get_fails_with_the_reason(world: World) -> None:

@@ -35,6 +35,14 @@ def test_consumer_ignores_a_field_that_a_newer_producer_added() -> None:
     assert parse_event("inbound.consent", json.dumps(value).encode()) == CONSENT
 
 
+def test_consent_that_says_no_scope_is_of_all_messages() -> None:
+    value = json.loads(CONSENT.model_dump_json())
+    del value["scope"]
+
+    assert parse_event("inbound.consent", json.dumps(value).encode()) == CONSENT
+    assert CONSENT.scope == "all"
+
+
 def test_producer_cannot_add_a_field() -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
         ConsentItem.model_validate(CONSENT.model_dump() | {"extra": 1})

@@ -124,7 +124,7 @@ def test_read_is_a_receipt_of_our_message() -> None:
     event = sample("read")
 
     assert (event["type"], event["provider_message_id"]) == ("inbound.receipt", "aWdfZAG1fbQ0900")
-    assert (event["status"], event["rank"], event["occurred_at"]) == ("read", 3, AT)
+    assert (event["status"], event["rank"], event["occurred_at"]) == ("read", 4, AT)
 
 
 def test_answer_that_a_human_wrote_in_the_app_is_an_admins_reply_in_the_clients_chat() -> None:

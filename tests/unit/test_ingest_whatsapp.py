@@ -187,10 +187,10 @@ def test_button_data_that_is_not_ours_is_quarantined(name: str, data: str | None
     ("name", "status", "rank", "reason"),
     [
         ("sent", "sent", 1, None),
-        ("delivered", "delivered", 2, None),
-        ("read", "read", 3, None),
-        ("played", "read", 3, None),
-        ("failed", "failed", 4, "code_131026"),
+        ("failed", "failed", 2, "code_131026"),
+        ("delivered", "delivered", 3, None),
+        ("read", "read", 4, None),
+        ("played", "read", 4, None),
     ],
 )
 def test_status_is_a_receipt_of_our_message(name: str, status: str, rank: int, reason: str | None) -> None:
@@ -216,7 +216,16 @@ def test_marketing_preference_is_a_consent_of_the_chat(name: str, opted_in: bool
     event = sample(f"preference_{name}")
 
     assert (event["type"], event["opted_in"], event["chat_hash"]) == ("inbound.consent", opted_in, CHAT_HASH)
-    assert event["occurred_at"] == AT
+    assert (event["scope"], event["occurred_at"]) == ("marketing", AT)
+
+
+def test_metas_own_button_that_stops_promotions_is_a_marketing_opt_out() -> None:
+    event = sample("stop_promotions")
+
+    assert (event["type"], event["opted_in"], event["scope"]) == ("inbound.consent", False, "marketing")
+    assert (event["chat_hash"], event["occurred_at"]) == (CHAT_HASH, AT)
+    other_words = changed("quick_reply", button={"payload": "Stop promotion", "text": "Stop promotion"})
+    assert delivered("whatsapp", other_words).fate is Fate.QUARANTINED
 
 
 def test_preference_that_is_neither_is_ignored() -> None:

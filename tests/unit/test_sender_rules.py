@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from turnout_common.events import MessagePlanned, MessageTemplate, MessageWithdrawn, Queue
+from turnout_common.events import RECEIPT_RANKS, MessagePlanned, MessageTemplate, MessageWithdrawn, Queue
 from turnout_common.security import SecretError
 from turnout_sender.channels.http import Reply, bounded_seconds
 from turnout_sender.channels.port import Answer, Verdict
@@ -344,7 +344,7 @@ def test_receipts_in_any_order_end_in_one_state() -> None:
 
 @given(st.lists(st.sampled_from(RECEIPTS), max_size=6))
 def test_receipt_never_takes_a_message_back(receipts: list[Receipt]) -> None:
-    rank = {"accepted": 0, "failed": 1, "delivered": 2, "read": 3}
+    rank = {"accepted": 0, **RECEIPT_RANKS}
     state = Receipted("accepted")
     for receipt in receipts:
         new = fold(state, [receipt])

@@ -18,6 +18,7 @@ from turnout_common.events import (
     BookingItem,
     Channel,
     ConsentItem,
+    ConsentScope,
     Contact,
     FactItem,
     FactState,
@@ -111,6 +112,7 @@ class ChatEvent:
     opens: bool = False
     answers: bool = False
     opted_in: bool | None = None
+    scope: ConsentScope = "all"
     phone: ContactKey | None = None
     phone_sealed: str | None = None
 
@@ -342,6 +344,7 @@ def _consent(event: ConsentItem) -> ChatEvent:
         at=utc(event.occurred_at),
         chat_sealed=event.chat_sealed,
         opted_in=event.opted_in,
+        scope=event.scope,
     )
 
 

@@ -163,7 +163,8 @@ JOIN booking.chat_items i ON i.client_id = k.client_id AND i.at >= k.since
 SELECT h.client_id, h.channel, h.chat_hash, h.first_seen_at, h.last_seen_at, h.locale,
        coalesce(array_agg(s.at ORDER BY s.at, s.item_key) FILTER (WHERE s.at IS NOT NULL), '{}') AS consent_at,
        coalesce(array_agg(s.opted_in ORDER BY s.at, s.item_key) FILTER (WHERE s.at IS NOT NULL), '{}') AS opted_in
-FROM booking.client_chats h LEFT JOIN booking.client_consents s USING (tenant_id, channel, chat_hash)
+FROM booking.client_chats h LEFT JOIN booking.client_consents s
+  ON (s.tenant_id, s.channel, s.chat_hash, s.scope) = (h.tenant_id, h.channel, h.chat_hash, 'all')
 WHERE h.client_id = ANY ($1::uuid[])
 GROUP BY h.tenant_id, h.channel, h.chat_hash
 
@@ -181,22 +182,27 @@ SET chat_sealed = CASE WHEN excluded.last_seen_at >= h.last_seen_at THEN exclude
     last_seen_at = greatest(h.last_seen_at, excluded.last_seen_at)
 
 -- name: insert_consents
-INSERT INTO booking.client_consents (tenant_id, channel, chat_hash, item_key, at, opted_in)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::boolean[])
+INSERT INTO booking.client_consents (tenant_id, channel, chat_hash, item_key, at, opted_in, scope)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::boolean[], $7::text[])
 ORDER BY 1, 2, 3, 4
 ON CONFLICT DO NOTHING
 
 -- name: refresh_opted_out
--- The newest consent counts, whichever came last.
-UPDATE booking.client_chats h SET opted_out = NOT s.opted_in
-FROM (
-  SELECT DISTINCT ON (tenant_id, channel, chat_hash) tenant_id, channel, chat_hash, c.opted_in
+-- Of each scope the newest consent counts, whichever came last; who wants no messages wants no promotions either.
+WITH newest AS (
+  SELECT DISTINCT ON (tenant_id, channel, chat_hash, c.scope) tenant_id, channel, chat_hash, c.scope, c.opted_in
   FROM unnest($1::text[], $2::text[], $3::text[]) AS k(tenant_id, channel, chat_hash)
   JOIN booking.client_consents c USING (tenant_id, channel, chat_hash)
-  ORDER BY tenant_id, channel, chat_hash, c.at DESC, c.item_key DESC
-) s
+  ORDER BY tenant_id, channel, chat_hash, c.scope, c.at DESC, c.item_key DESC
+), said AS (
+  SELECT tenant_id, channel, chat_hash, bool_or(scope = 'all' AND NOT opted_in) AS opted_out,
+         bool_or(NOT opted_in) AS promotions_opted_out
+  FROM newest GROUP BY tenant_id, channel, chat_hash
+)
+UPDATE booking.client_chats h SET opted_out = s.opted_out, promotions_opted_out = s.promotions_opted_out
+FROM said s
 WHERE (h.tenant_id, h.channel, h.chat_hash) = (s.tenant_id, s.channel, s.chat_hash)
-  AND h.opted_out IS DISTINCT FROM NOT s.opted_in
+  AND (h.opted_out, h.promotions_opted_out) IS DISTINCT FROM (s.opted_out, s.promotions_opted_out)
 
 -- name: insert_chat_items
 INSERT INTO booking.chat_items (client_id, item_key, tenant_id, kind, channel, at)

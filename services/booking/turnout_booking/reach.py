@@ -130,7 +130,8 @@ def _reachability_changes(
     for event in intake.chats:
         client_id = people.client_of_chat(event)
         is_new = event.chat not in people.known or event.at < newest_chats.get(client_id, LATER)
-        if event.chat_sealed is not None and (is_new or event.opted_in is not None):
+        of_reminders = event.opted_in is not None and event.scope == "all"
+        if event.chat_sealed is not None and (is_new or of_reminders):
             after[client_id] = min(event.at, after.get(client_id, event.at))
     for absorbed, (survivor, _) in people.merges.items():
         after[absorbed] = after[survivor] = LONG_AGO

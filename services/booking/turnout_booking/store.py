@@ -183,7 +183,7 @@ async def write_chats(
     if chats:
         await connection.execute(SQL["upsert_chats"], *_columns(chats))
     consents = [
-        (e.tenant_id, e.channel, e.chat.hash, e.item_key, e.at, e.opted_in)
+        (e.tenant_id, e.channel, e.chat.hash, e.item_key, e.at, e.opted_in, e.scope)
         for e in events
         if e.opted_in is not None
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from uuid import UUID
 
-from turnout_common.events import ChainStatus, Channel
+from turnout_common.events import ChainStatus, Channel, Queue
 from turnout_common.tenants import Tenant
 from turnout_sender.channels.port import Adapter, Answer, Verdict
 from turnout_sender.settings import SenderSettings
@@ -34,7 +34,12 @@ class Contact:
     channel: str
     chat_sealed: str
     opted_out: bool
+    promotions_opted_out: bool
     locale: str | None
+
+    def refuses(self, queue: str) -> bool:
+        """Whether the client wants no messages of `queue` here. Who wants none at all refuses promotions too."""
+        return self.promotions_opted_out if queue == Queue.MK else self.opted_out
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _choose_channel(
         contact = by_channel.get(channel)
         if contact is None:
             continue
-        if contact.opted_out:
+        if contact.refuses(due.queue):
             reason = "opted_out"
             continue
         config = tenant.channels.get(channel)

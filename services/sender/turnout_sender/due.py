@@ -30,7 +30,9 @@ async def read_contacts(
     contacts: dict[tuple[str, UUID], list[Contact]] = {}
     rows = await connection.fetch(SQL["contacts"], [d.tenant_id for d in due], [d.client_id for d in due])
     for row in rows:
-        found = Contact(row["channel"], row["chat_sealed"], row["opted_out"], row["locale"])
+        found = Contact(
+            row["channel"], row["chat_sealed"], row["opted_out"], row["promotions_opted_out"], row["locale"]
+        )
         contacts.setdefault((row["tenant_id"], row["client_id"]), []).append(found)
     return contacts
 

@@ -102,7 +102,7 @@ FOR UPDATE OF d SKIP LOCKED
 -- name: contacts
 -- LATERAL and OFFSET 0: so that the view is asked for one client at a time, by its index. Without, the planner makes
 -- the whole view first, of all clients of all tenants.
-SELECT c.tenant_id, c.client_id, c.channel, c.chat_sealed, c.opted_out, c.locale
+SELECT c.tenant_id, c.client_id, c.channel, c.chat_sealed, c.opted_out, c.promotions_opted_out, c.locale
 FROM (SELECT DISTINCT t, i FROM unnest($1::text[], $2::uuid[]) AS u(t, i)) AS k
 CROSS JOIN LATERAL (SELECT * FROM booking.contactable v WHERE v.tenant_id = k.t AND v.client_id = k.i
                     OFFSET 0) AS c

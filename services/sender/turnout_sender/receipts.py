@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-#: A message that was delivered did not fail, whatever was said before or after.
-RANKS = {"accepted": 0, "unknown": 0, "sent": 1, "failed": 2, "delivered": 3, "read": 4}
+from turnout_common.events import RECEIPT_RANKS
+
+RANKS = {"accepted": 0, "unknown": 0, **RECEIPT_RANKS}
 
 
 @dataclass(frozen=True)

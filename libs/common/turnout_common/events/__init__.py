@@ -18,10 +18,12 @@ from turnout_common.events.booking import (
 )
 from turnout_common.events.envelope import Envelope, UnknownEventType, from_headers, parse_event
 from turnout_common.events.inbound import (
+    RECEIPT_RANKS,
     BookingItem,
     BookingReference,
     BookingTrigger,
     ConsentItem,
+    ConsentScope,
     Contact,
     FactItem,
     FactType,
@@ -29,6 +31,7 @@ from turnout_common.events.inbound import (
     MessageItem,
     MessageKind,
     ReceiptItem,
+    ReceiptStatus,
 )
 from turnout_common.events.message import MessageEvent, MessageStatus
 from turnout_common.events.outbound import MessagePlanned, MessageTemplate, MessageWithdrawn, Queue
@@ -36,6 +39,7 @@ from turnout_common.events.values import Actor, Channel, Currency, Key, Label, T
 
 __all__ = [
     "BOOKING_EVENT_TYPES",
+    "RECEIPT_RANKS",
     "Actor",
     "BookingEvent",
     "BookingEventType",
@@ -47,6 +51,7 @@ __all__ = [
     "ChainStatus",
     "Channel",
     "ConsentItem",
+    "ConsentScope",
     "Contact",
     "Currency",
     "EntityKind",
@@ -68,6 +73,7 @@ __all__ = [
     "MessageWithdrawn",
     "Queue",
     "ReceiptItem",
+    "ReceiptStatus",
     "TenantId",
     "UnknownEventType",
     "WireModel",

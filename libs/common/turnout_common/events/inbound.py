@@ -5,6 +5,7 @@ Contact data and free text are sealed (security.TenantKeys); everything else is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
@@ -125,23 +126,32 @@ class MessageItem(InboundItem):
     locale: Label | None = None
 
 
+ReceiptStatus = Literal["sent", "delivered", "read", "failed"]
+#: The highest wins, in whatever order they come: what was delivered did not fail, and is never only `sent` again.
+RECEIPT_RANKS: Mapping[str, int] = {"sent": 1, "failed": 2, "delivered": 3, "read": 4}
+
+
 class ReceiptItem(InboundItem):
-    """A provider's word on a message of ours. `rank` orders states so that `delivered` never falls back to `sent`."""
+    """A provider's word on a message of ours. `rank` is that of RECEIPT_RANKS, by which the sender folds receipts."""
 
     type: Literal["inbound.receipt"] = "inbound.receipt"
     provider_message_id: Key
-    status: Literal["sent", "delivered", "read", "failed"]
+    status: ReceiptStatus
     rank: Annotated[int, Field(ge=0, le=9)]
     reason: Label | None = None
 
 
+ConsentScope = Literal["all", "marketing"]
+
+
 class ConsentItem(InboundItem):
-    """A client blocked or unblocked us, or opted in or out."""
+    """A client blocked or unblocked us, or opted in or out: of `all` messages, or of `marketing` and no others."""
 
     type: Literal["inbound.consent"] = "inbound.consent"
     chat_hash: ContactHash
     chat_sealed: Sealed
     opted_in: bool
+    scope: ConsentScope = "all"
 
 
 class FactType(StrEnum):

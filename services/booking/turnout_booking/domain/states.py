@@ -64,7 +64,7 @@ def merged_state(last: ChainState, merged_into: UUID) -> ChainState:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A client's chat, known since `first_seen_at`; `consents` are (at, opted_in) in order of time."""
+    """A client's chat, known since `first_seen_at`; `consents` are (at, opted_in) in order of time, of `all`."""
 
     first_seen_at: datetime
     consents: Sequence[tuple[datetime, bool]] = ()

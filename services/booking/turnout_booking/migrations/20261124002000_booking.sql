@@ -205,7 +205,8 @@ CREATE TABLE booking.client_contacts (
 COMMENT ON COLUMN booking.client_contacts.kind IS 'phone, email or chat (whose hash covers its channel)';
 CREATE INDEX client_contacts_client ON booking.client_contacts (client_id);
 
--- Where a client can be written to; `opted_out` is the newest of client_consents.
+-- Where a client can be written to; `opted_out` is by the newest of client_consents about all messages,
+-- `promotions_opted_out` by that and the newest about marketing.
 CREATE TABLE booking.client_chats (
   tenant_id text NOT NULL,
   channel text NOT NULL,
@@ -213,6 +214,7 @@ CREATE TABLE booking.client_chats (
   client_id uuid NOT NULL,
   chat_sealed text NOT NULL,
   opted_out boolean NOT NULL DEFAULT false,
+  promotions_opted_out boolean NOT NULL DEFAULT false CHECK (promotions_opted_out OR NOT opted_out),
   locale text,
   first_seen_at timestamptz NOT NULL,
   last_seen_at timestamptz NOT NULL,
@@ -226,6 +228,7 @@ CREATE TABLE booking.client_consents (
   item_key uuid NOT NULL,
   at timestamptz NOT NULL,
   opted_in boolean NOT NULL,
+  scope text NOT NULL CHECK (scope IN ('all', 'marketing')),
   PRIMARY KEY (tenant_id, channel, chat_hash, item_key)
 );
 
@@ -274,11 +277,12 @@ SELECT platform.add_recovery('booking', 'turnout_booking');
 -- For the sender: where a client can be written to, one row a channel, the newest chat that is not opted out first.
 CREATE VIEW booking.contactable WITH (security_invoker = true) AS
   SELECT DISTINCT ON (tenant_id, client_id, channel)
-         tenant_id, client_id, channel, chat_sealed, opted_out, locale
+         tenant_id, client_id, channel, chat_sealed, opted_out, promotions_opted_out, locale
   FROM booking.client_chats
   ORDER BY tenant_id, client_id, channel, opted_out, last_seen_at DESC, chat_hash;
 SELECT platform.let_read('booking.client_chats',
-  'tenant_id, client_id, channel, chat_hash, chat_sealed, opted_out, locale, last_seen_at', 'turnout_sender');
+  'tenant_id, client_id, channel, chat_hash, chat_sealed, opted_out, promotions_opted_out, locale, last_seen_at',
+  'turnout_sender');
 GRANT SELECT ON booking.contactable TO turnout_sender;
 
 -- For the sender: how a booking stands now, checked before a send.

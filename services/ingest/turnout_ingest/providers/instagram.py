@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from turnout_common.events import FactItem, FactType, MessageItem, MessageKind, ReceiptItem
+from turnout_common.events import RECEIPT_RANKS, FactItem, FactType, MessageItem, MessageKind, ReceiptItem
 from turnout_common.events.values import Channel, Key
 from turnout_common.ids import idempotency_key, new_id
 from turnout_ingest.contacts import label, sealed_text
@@ -34,7 +34,6 @@ NOT_NEEDED = {
     "referral": "a link opened the chat, nothing was written yet",
 }
 FRAME = frozenset({"sender", "recipient", "timestamp"})
-READ_RANK = 3
 
 #: Unix milliseconds from 2000 to 2200.
 Millis = Annotated[int, Whole, Field(ge=946_684_800_000, lt=7_258_118_400_000)]
@@ -205,7 +204,9 @@ class _Update:
 
     def _seen(self, seen: Seen) -> Reading:
         key = idempotency_key("read", self._update.sender.id, seen.mid)
-        event = ReceiptItem(**self._common(key), provider_message_id=seen.mid, status="read", rank=READ_RANK)
+        event = ReceiptItem(
+            **self._common(key), provider_message_id=seen.mid, status="read", rank=RECEIPT_RANKS["read"]
+        )
         return Reading("read", key, event, seen.mid, f"{event.tenant_id}:{seen.mid}", self._at)
 
     def _published(

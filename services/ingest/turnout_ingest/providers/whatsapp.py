@@ -16,11 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from turnout_common.events import ConsentItem, MessageItem, MessageKind, ReceiptItem
+from turnout_common.events import (
+    RECEIPT_RANKS,
+    ConsentItem,
+    MessageItem,
+    MessageKind,
+    ReceiptItem,
+    ReceiptStatus,
+)
 from turnout_common.events.values import Channel, Key
 from turnout_common.ids import idempotency_key, new_id
 from turnout_ingest.contacts import label, sealed_contact, sealed_text
@@ -47,16 +54,16 @@ NOT_NEEDED = {
     "request_welcome": "the client opened the chat and wrote nothing yet",
 }
 TYPES = frozenset({"text", "button", "interactive", "edit"}) | WITH_CAPTION | WORDLESS | NOT_NEEDED.keys()
-Said = Literal["sent", "delivered", "read", "failed"]
-RECEIPTS: dict[str, Said] = {
+RECEIPTS: dict[str, ReceiptStatus] = {
     "sent": "sent",
     "delivered": "delivered",
     "read": "read",
     "played": "read",
     "failed": "failed",
 }
-RANKS: dict[Said, int] = {"sent": 1, "delivered": 2, "read": 3, "failed": 4}
 OPTED_IN = {"stop": False, "resume": True, "signup": True}
+#: What Meta puts into marketing templates as their way out; pressed, its label comes as its data.
+STOP_PROMOTIONS = "Stop promotions"
 LONGEST_NAME = 255
 
 #: Unix seconds from 2000 to 2200.
@@ -241,7 +248,11 @@ class _Message:
         chat = number or message.from_user_id
         if chat is None:
             raise Refused("it has neither from nor from_user_id", self._kind)
-        at, (kind, text, button) = at_seconds(message.timestamp), self._said()
+        at = at_seconds(message.timestamp)
+        if message.button is not None and message.button.payload == STOP_PROMOTIONS:
+            stop = _of_chat(self._delivery, self._key, at, chat)
+            return _published(self._kind, self._key, ConsentItem(**stop, opted_in=False, scope="marketing"))
+        kind, text, button = self._said()
         name = (self._beside.get("profile") or {}).get("name")
         contact = sealed_contact(keys, name=name, phone=f"+{number}" if number and number.isdigit() else None)
         event = MessageItem(
@@ -310,7 +321,7 @@ def _receipt(delivery: Delivery, status: Status) -> Reading:
     at = at_seconds(status.timestamp)
     event = ReceiptItem(
         **event_fields(delivery, new_id(), key, at), provider_message_id=status.id, status=said,
-        rank=RANKS[said], reason=_code(status.errors) if said == "failed" else None,
+        rank=RECEIPT_RANKS[said], reason=_code(status.errors) if said == "failed" else None,
     )  # fmt: skip
     return Reading(kind, key, event, status.id, f"{event.tenant_id}:{status.id}", at)
 
@@ -325,7 +336,7 @@ def _code(errors: Any) -> str | None:
 
 
 def _consent(delivery: Delivery, preference: Preference, content: bytes) -> Reading:
-    """Of marketing messages; what we send to a chat knows one consent, so reminders stop with them."""
+    """Of marketing messages: reminders go on."""
     opted_in = OPTED_IN.get(preference.value)
     if opted_in is None:
         return Reading("user_preferences", content, ignored="a preference that is neither stop nor resume")
@@ -333,7 +344,7 @@ def _consent(delivery: Delivery, preference: Preference, content: bytes) -> Read
     if chat is None:
         raise Refused("it has neither wa_id nor user_id", "user_preferences")
     at = at_seconds(preference.timestamp)
-    event = ConsentItem(**_of_chat(delivery, content, at, chat), opted_in=opted_in)
+    event = ConsentItem(**_of_chat(delivery, content, at, chat), opted_in=opted_in, scope="marketing")
     return _published("user_preferences", content, event)
 
 
