@@ -217,6 +217,24 @@ def test_a_guests_marks_are_nothing_until_nothing_says_who_booked() -> None:
     assert folded(replace(ended, no_show=None), absent).status is ChainStatus.NO_SHOW
 
 
+def test_a_request_of_which_one_hears_after_its_confirmation_takes_nothing_back() -> None:
+    """A list of bookings says when one was made, not when it was confirmed."""
+    confirmed = item("created", "O", DAY_ONE, START)
+    request = item("requested", "O", DAY_ONE + MINUTE, START)
+
+    assert folded(confirmed, request).status is ChainStatus.CONFIRMED
+
+
+def test_a_booking_that_is_moved_under_its_uid_stands_where_it_was_moved_last() -> None:
+    moves = [item("rescheduled", "O", DAY_ONE + n * DAY, START + n % 2 * DAY) for n in range(1, 5)]
+    states = {
+        folded(*order).start_at for order in random_orders([item("created", "O", DAY_ONE, START), *moves])
+    }
+
+    assert states == {START}
+    assert folded(*moves[:3], copy_of(moves[2])).start_at == START + DAY
+
+
 def test_a_late_link_makes_a_mark_count_again() -> None:
     """The uid that was marked turns out to be the later one."""
     created = item("created", "O", DAY_ONE, START)
