@@ -26,7 +26,7 @@ class AtOnce(Inbox):
 
 
 async def _nowhere() -> asyncpg.Connection:
-    raise NotImplementedError
+    raise RuntimeError("this inbox has no database")
 
 
 class Application:

@@ -135,7 +135,7 @@ async def ingest(
         after_commit=moved.wake,
     )
     app = create_app(settings, clock or SystemClock(), pool, directory, inbox)
-    loops = [inbox.run()] + ([moved.run()] if relay else [])
+    loops = [inbox.run(), *app.loops().values()] + ([moved.run()] if relay else [])
     if follow:
         loops.append(directory.run(lambda: connect(address, "test-ingest-tenants")))
     async with running(*loops), serving(app) as url, aiohttp.ClientSession(timeout=TIMEOUT) as http:

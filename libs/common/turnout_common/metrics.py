@@ -36,6 +36,9 @@ WEBHOOKS = Counter("turnout_webhooks_total", "Webhooks answered", ["channel", "s
 WEBHOOKS_REFUSED = Counter("turnout_webhooks_refused_total", "Webhooks not taken in", ["channel", "reason"])
 #: Webhooks taken in without a valid signature, since STRICT_WEBHOOK_SIGNATURE is off.
 WOULD_REFUSE = Counter("turnout_webhooks_would_refuse_total", "Webhooks taken in unverified", ["channel"])
+#: Webhooks that were answered from the spool, and the bytes that wait there for Postgres.
+SPOOLED = Counter("turnout_spooled_webhooks_total", "Webhooks spooled", ["channel"])
+SPOOL_BYTES = Gauge("turnout_spool_bytes", "Bytes in the spool")
 #: Connections that were closed at once because there were too many, in all or from their address.
 CONNECTIONS_REFUSED = Counter("turnout_connections_refused_total", "Connections refused", ["reason"])
 #: Items by their fate; the fates add up to what was received.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from typing import Any
 
 import asyncpg
@@ -39,6 +40,11 @@ class IngestApp(FastAPI):
             await self._webhooks(scope, receive, send)
         else:
             await self._operations(scope, receive, send)
+
+    def loops(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What must run beside it."""
+        spool = self._webhooks.spool if self._webhooks is not None else None
+        return {"spool": spool.run()} if spool is not None else {}
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -85,10 +91,12 @@ def create_app(
     alive, backlog = Question(pool, SQL["alive"]), Question(pool, SQL["backlog"])
 
     async def readiness() -> dict[str, str]:
-        """Without Kafka ingest is ready: what it accepts waits in the outbox."""
+        """Without Kafka ingest is ready: what it accepts waits in the outbox. With a spool also without Postgres."""
         try:
             await alive.ask()
         except Exception as error:
+            if webhooks.spool is not None and webhooks.spool.has_room:
+                return {}
             return {"postgres": f"does not answer ({type(error).__name__})"}
         if not inbox.durable:
             return {"postgres": "fsync is off: what is accepted would not survive a power cut"}

@@ -39,7 +39,7 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
     if worker is None or worker.first:
         recovery = create_recovery(settings, pool, relay)
         loops |= {"relay": relay.run(), "recovery": recovery.run(), "silence": Silence(pool).run()}
-    return await serve(app, settings, loops, worker=worker)
+    return await serve(app, settings, app.loops() | loops, worker=worker)
 
 
 def main() -> int:

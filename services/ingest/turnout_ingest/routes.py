@@ -87,9 +87,8 @@ class Routes:
         return Route(tenant, provider, context, self._bucket(provider, tenant.tenant_id))
 
     def _bucket(self, provider: Provider, tenant_id: str) -> Bucket | None:
-        """Cal.com does not send again what it is told to send later, so it is never told."""
         rate = self._settings.tenant_requests_per_second / self._settings.workers
-        if not rate or provider.channel is Channel.CALCOM:
+        if not rate or not provider.sends_again:
             return None
         burst = max(1.0, self._settings.tenant_request_burst / self._settings.workers)
         return self._buckets.setdefault(tenant_id, Bucket(rate, burst))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 from pydantic import Field, ValidationError
 
 from turnout_common.security import MasterKeys, SecretError, is_guessable, read_master_key
@@ -40,6 +44,13 @@ class IngestSettings(ServiceSettings):
         ge=0,
         description="Refused requests a minute from one address to one tenant's channel; over it 429 before the body is read, save for Cal.com; 0 = no limit.",
     )
+    spool_dir: Path | None = Field(
+        None,
+        description="Folder on a disk of its own life where webhooks of Cal.com, which never come again, wait while Postgres is away; unset: they are answered 503.",
+    )
+    spool_max_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024 * 1024, description="How much one process may spool; over it 503."
+    )
     workers: int = Field(
         1,
         ge=1,
@@ -68,6 +79,7 @@ def startup_faults(settings: IngestSettings) -> list[str]:
     if settings.production:
         weak = settings.weak_postgres_password()
         faults = _strict_modes_off(settings) + ([f"TURNOUT_POSTGRES_DSN: {weak}"] if weak else [])
+    faults += _spool_faults(settings.spool_dir)
     try:
         keys = settings.master_keys()
     except (SecretError, OSError, ValueError) as error:
@@ -78,6 +90,21 @@ def startup_faults(settings: IngestSettings) -> list[str]:
             "make one with `openssl rand -base64 32`"
         )
     return faults
+
+
+def _spool_faults(folder: Path | None) -> list[str]:
+    if folder is None:
+        return []
+    if sys.platform == "win32":
+        return [
+            "TURNOUT_SPOOL_DIR: there is no spool on Windows, whose file locks are of another kind: leave it unset"
+        ]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    return [] if usable else [f"TURNOUT_SPOOL_DIR: {folder} cannot be written: make it this user's"]
 
 
 def _strict_modes_off(settings: IngestSettings) -> list[str]:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import structlog
 
 from turnout_common import metrics
-from turnout_common.client_address import Proxies
+from turnout_common.client_address import Proxies, sender_of
 from turnout_common.clock import Clock
 from turnout_common.events.values import Channel
 from turnout_common.tenant_directory import TenantDirectory
@@ -46,6 +46,7 @@ from turnout_ingest.providers.provider import Delivery, Headers, Provider
 from turnout_ingest.routes import Route, Routes
 from turnout_ingest.settings import IngestSettings
 from turnout_ingest.shared_callback import addressed, of_apps, shared_rows, verified
+from turnout_ingest.spool import Spool, SpoolFull, open_spool
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -59,8 +60,8 @@ ANSWER_SECONDS = 1.7
 BODY_SECONDS = 10.0
 MOST_QUERY_FIELDS = 20
 ALIASED = (Channel.VK.value, Channel.MAX.value)
-#: Cal.com does not send again what it was refused once, so that nothing but its signature may refuse it.
-NEVER_LIMITED = Channel.CALCOM.value
+#: What was refused once does not come again, so that nothing but its signature may refuse it.
+NEVER_LIMITED = {name for name, provider in PROVIDERS.items() if not provider.sends_again}
 
 
 class ClientGone(Exception):
@@ -81,6 +82,7 @@ class WebhookEndpoint:
         self._refusals = Refusals(settings.refusals_per_minute)
         self._proxies = Proxies(settings.trusted_proxies)
         self._counters: dict[tuple[str, int], Any] = {}
+        self.spool = open_spool(settings, self._routes, self._stored)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         channel, _, tenant_id = scope["path"].removeprefix(PREFIX).partition("/")
@@ -105,7 +107,7 @@ class WebhookEndpoint:
     async def _answer(self, scope: Message, receive: Receive, channel: str, tenant_id: str) -> Answer:
         if not channel or "/" in tenant_id:
             return NO_SUCH_PATH
-        if self._refusals.known and channel != NEVER_LIMITED:
+        if self._refusals.known and channel not in NEVER_LIMITED:
             self._wait_if_refused_too_often(scope, channel, tenant_id)
         if scope["method"] != "POST":
             return self._without_body(scope, channel, tenant_id)
@@ -130,7 +132,23 @@ class WebhookEndpoint:
             metrics.WOULD_REFUSE.labels(route.context.channel.value).inc()
         if route.bucket is not None and not route.bucket.take(now.timestamp()):
             return OVER_RATE
-        return await self._accept(provider, rows_of(provider, Delivery(route.context, headers, body, now)))
+        delivery = Delivery(route.context, headers, body, now)
+        answer = await self._accept(provider, rows_of(provider, delivery))
+        if answer.status == 503 and self.spool is not None and not provider.sends_again:
+            return await self._spooled(self.spool, route, delivery)
+        return answer
+
+    async def _spooled(self, spool: Spool, route: Route, delivery: Delivery) -> Answer:
+        try:
+            await spool.keep(route, delivery)
+        except SpoolFull:
+            return NOT_STORED
+        return Answer(route.provider.answers.success, route.provider.answers.text)
+
+    async def _stored(self, route: Route, delivery: Delivery) -> bool:
+        """Commits what was spooled; whether it could."""
+        answer = await self._accept(route.provider, rows_of(route.provider, delivery))
+        return answer.status != 503
 
     async def _accept(self, provider: Provider, rows: list[Row]) -> Answer:
         if not rows:
@@ -224,7 +242,7 @@ class WebhookEndpoint:
     def _key(self, scope: Message, channel: str, tenant_id: str) -> Key:
         """What names no tenant's channel has one key an address, so that guesses of names are few."""
         peer = scope.get("client")
-        address = self._proxies.client(peer[0] if peer else None, scope["headers"])
+        address = sender_of(self._proxies.client(peer[0] if peer else None, scope["headers"]))
         if channel not in PROVIDERS and channel != VKMAX:
             return address, "", ""
         names = ALIASED if channel == VKMAX else (channel,)

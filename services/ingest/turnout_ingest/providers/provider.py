@@ -131,6 +131,8 @@ class Provider(ABC):
     answers: ClassVar[Answers] = Answers()
     #: How long its keys are kept; a message older than that is stale.
     key_days: ClassVar[int] = 14
+    #: Whether it sends again what was not answered with success. What does not is never told to come later.
+    sends_again: ClassVar[bool] = True
     #: How many times the size limit its bodies may have: some post batches.
     body_factor: ClassVar[int] = 1
     #: The headers, beside the signature, that `items` reads: kept with quarantined bytes, for `inbox release`.
