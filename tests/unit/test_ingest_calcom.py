@@ -406,3 +406,17 @@ def test_a_meeting_needs_no_creation_time() -> None:
     del body["createdAt"]
 
     assert delivered("calcom", body).fate is Fate.PUBLISHED
+
+
+@pytest.mark.parametrize("where", ["eventTypeId", "userId", "organizer", "attendee"])
+def test_id_that_is_longer_than_any_is_refused_in_words(where: str) -> None:
+    """It was taken for a fault of this version."""
+    body = value_of("calcom", "created")
+    booking = body["payload"]
+    place = {"organizer": booking["organizer"], "attendee": booking["attendees"][0]}.get(where, booking)
+    place["id" if place is not booking else where] = 10**300
+
+    row = delivered("calcom", body)
+
+    assert (row.fate, row.event_type) == (Fate.QUARANTINED, "BOOKING_CREATED")
+    assert (row.reason or "").endswith("is too large or too late")

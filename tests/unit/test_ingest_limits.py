@@ -9,6 +9,7 @@ import pytest
 from tests.webhook_fixtures import body_of
 from tests.webhook_route import Route, channel_of, part, tenant
 from turnout_common.client_address import Proxies, is_near
+from turnout_common.http_protocol import ConnectionLimits
 from turnout_ingest import limits
 from turnout_ingest.limits import Bucket, Refusals
 
@@ -165,6 +166,32 @@ async def test_guesses_of_a_handshake_are_counted() -> None:
 
     assert guesses == [403, 403, 403, 429]
     assert (await route.get("/webhooks/whatsapp", query + "token"))[0] == 200
+
+
+async def test_who_has_a_network_of_ipv6_is_one_sender() -> None:
+    """Under its 64 bits everybody may take an address for each request."""
+    route = Route(refusals_per_minute=3)
+
+    statuses = [
+        (await route.deliver("telegram", TEXT, "wrong", address=f"2001:db8:0:1::{n:x}"))[0]
+        for n in range(1, 6)
+    ]
+
+    assert statuses == [401, 401, 401, 429, 429]
+    assert (await route.deliver("telegram", TEXT, address="2001:db8:0:2::1"))[0] == 200
+
+
+def test_connections_of_one_network_of_ipv6_are_counted_together() -> None:
+    connections = ConnectionLimits(100, 2, Proxies(""))
+    one, other = "2606:4700:0:1::", "2606:4700:0:2::1"
+
+    assert [connections.enter(f"{one}{n}") is None for n in (1, 2, 3)] == [True, True, False]
+    assert connections.enter(other) is None
+    connections.leave(f"{one}1")
+    assert connections.enter(f"{one}3") is None
+    for address in (f"{one}2", f"{one}3", other):
+        connections.leave(address)
+    assert (connections._all, connections._of) == (0, {})
 
 
 async def test_address_is_taken_from_a_trusted_proxy_and_from_nobody_else() -> None:

@@ -331,6 +331,15 @@ updates = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("forged", [[], {}, [["consent"]], {"consent": "message"}, None, "neither", 1])
+def test_start_is_both_of_its_items_whatever_the_sender_writes_in_our_field(forged: Any) -> None:
+    started = value_of("max", "started")
+
+    assert fixed(items(json.dumps(started | {"turnout_part": forged}).encode())) == fixed(
+        items(json.dumps(started).encode())
+    )
+
+
 @given(value=updates | anything)
 def test_any_json_gives_items_or_is_refused(value: Any) -> None:
     body = json.dumps(value).encode()

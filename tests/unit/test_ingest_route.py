@@ -136,3 +136,8 @@ async def test_channel_without_a_provider_is_unknown() -> None:
 
     assert await Route().post(b"{}", path="/webhooks/pager/salon") == 401
     assert await lax.post(b"{}", path="/webhooks/pager/salon") == 404
+
+
+@pytest.mark.parametrize("path", ["/webhooks/", "/webhooks/calcom/salon/", "/webhooks/calcom/salon/more"])
+async def test_path_that_is_no_callback_is_404(path: str) -> None:
+    assert await Route().post(body_of("calcom", "created_sparse"), path=path) == 404

@@ -56,6 +56,13 @@ class Proxies:
 
 
 @lru_cache(maxsize=4096)
+def sender_of(address: str) -> str:
+    """What counts as one sender: an IPv4 address, or the 64 bits of an IPv6 one: under them each may take any address."""
+    plain = _plain(address)
+    return str(IPv6Network((plain, 64), strict=False)) if isinstance(plain, IPv6Address) else address
+
+
+@lru_cache(maxsize=4096)
 def is_near(address: str) -> bool:
     """Whether an address is of this machine or of a private network."""
     plain = _plain(address)

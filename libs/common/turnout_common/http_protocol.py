@@ -16,7 +16,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from turnout_common import metrics
-from turnout_common.client_address import Proxies, is_near
+from turnout_common.client_address import Proxies, is_near, sender_of
 
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
@@ -44,18 +44,19 @@ class ConnectionLimits:
         if self._all >= self._total:
             metrics.CONNECTIONS_REFUSED.labels("total").inc()
             return _TOO_MANY % b"503 Service Unavailable"
-        if self._per_address and self._of[address] >= self._per_address and not self._is_ours(address):
+        if self._per_address and self._of[sender_of(address)] >= self._per_address and not self._is_ours(address):
             metrics.CONNECTIONS_REFUSED.labels("address").inc()
             return _TOO_MANY % b"429 Too Many Requests"
         self._all += 1
-        self._of[address] += 1
+        self._of[sender_of(address)] += 1
         return None
 
     def leave(self, address: str) -> None:
         self._all -= 1
-        self._of[address] -= 1
-        if not self._of[address]:
-            del self._of[address]
+        sender = sender_of(address)
+        self._of[sender] -= 1
+        if not self._of[sender]:
+            del self._of[sender]
 
     def _is_ours(self, address: str) -> bool:
         return is_near(address) or self._proxies.trusts(address)

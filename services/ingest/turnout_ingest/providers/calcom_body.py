@@ -14,6 +14,8 @@ from turnout_ingest.providers.provider import Text, Time
 
 #: A uid that may be absent, null or empty.
 MaybeKey = Annotated[Key | None, BeforeValidator(lambda value: value or None)]
+#: Longer ones are no references that we could pass on.
+Id = Annotated[int, Field(ge=-(2**62), lt=2**62)]
 
 
 class _Read(BaseModel):
@@ -27,7 +29,7 @@ class Language(_Read):
 class Person(_Read):
     """An attendee or the organizer; `language` stands in envelopes, `locale` in flat events."""
 
-    id: int | None = None
+    id: Id | None = None
     name: Text | None = None
     email: Text | None = None
     username: Text | None = None
@@ -47,9 +49,9 @@ class Booking(_Read):
     endTime: Time
     attendees: list[Person] = []
     organizer: Person | None = None
-    userId: int | None = None
+    userId: Id | None = None
     type: Text | None = None
-    eventTypeId: int | None = None
+    eventTypeId: Id | None = None
     rescheduleUid: MaybeKey = None
     fromReschedule: MaybeKey = None
     rootBookingUid: MaybeKey = None

@@ -263,7 +263,7 @@ class _Update:
             "consent": lambda: self._consent(update, opted_in=True),
             "message": lambda: self._start(update),
         }
-        wanted = [self._part] if self._part in made else list(made)
+        wanted = [part for part in made if part == self._part] or list(made)
         return [made[part]() for part in wanted]
 
     def _start(self, update: DialogUpdate) -> Item:
