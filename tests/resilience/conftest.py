@@ -6,10 +6,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.resilience.world import World, running_world
+pytest.register_assert_rewrite("tests.resilience.scenario", "tests.resilience.world")
+
+from tests.resilience.world import World, running_world  # noqa: E402
 
 
 @pytest.fixture(scope="package")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     async with running_world(tmp_path_factory.mktemp("world")) as started:
         yield started
+
+
+@pytest.fixture
+async def world(system: World) -> AsyncIterator[World]:
+    """The one system; whole again after a test that failed half-way."""
+    yield system
+    await system.mend()

@@ -34,6 +34,8 @@ class Ledger:
     refused: dict[int, int] = field(default_factory=dict)
     slowest: float = 0.0
     """Seconds to the slowest answer."""
+    under_way: int = 0
+    """Attempts that wait for their answer now."""
     silent: int = 0
     """Answers 503 that did not say when to come back."""
 
@@ -96,6 +98,13 @@ class Provider:
             self.ledger.refused[number] = status
 
     async def _attempt(self, session: aiohttp.ClientSession, webhook: Webhook) -> int:
+        self.ledger.under_way += 1
+        try:
+            return await self._answered(session, webhook)
+        finally:
+            self.ledger.under_way -= 1
+
+    async def _answered(self, session: aiohttp.ClientSession, webhook: Webhook) -> int:
         now = int(SystemClock().now().timestamp())
         headers = signed_headers(webhook, self.secrets[webhook.channel], now)
         url = f"{self.ingest_url}/webhooks/{webhook.channel}/{self.tenant_id}"

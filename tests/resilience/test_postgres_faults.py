@@ -72,7 +72,7 @@ async def test_postgres_killed_under_load_recovers_and_lost_nothing(world: World
         assert await postgres.wait() == -signal.SIGKILL
         await _refused(scenario, 20)
         await postgres.start()
-        await world.mend()
+        assert await world.mend() == [], "a service did not outlive the outage"
 
     assert "was not properly shut down; automatic recovery in progress" in world.said_since(mark)
     scenario.check_answers()
@@ -88,7 +88,7 @@ async def test_postgres_restarted_under_load_costs_no_webhook(world: World) -> N
             await scenario.progress(share)
             await postgres.stop()
             await postgres.start()
-        await world.mend()
+        assert await world.mend() == [], "a service did not outlive the outage"
 
     assert world.said_since(mark).count("received fast shutdown request") == 2
     scenario.check_answers()
@@ -117,7 +117,7 @@ async def test_no_connection_to_be_had_is_503_and_no_loss(world: World) -> None:
         await scenario.progress(0.3)
         async with _all_connections_taken(world):
             await _refused(scenario, 20)
-        await world.mend()
+        assert await world.mend() == [], "a service did not outlive the outage"
 
     assert "TooManyConnectionsError 53300" in world.said_since(mark)
     scenario.check_answers()
@@ -129,7 +129,7 @@ async def test_full_disk_is_503_and_no_loss(world: World) -> None:
     mark = world.mark(world.log("ingest"))
 
     async with on_small_disk(world.stack.postgres, 48 * MIB) as disk:
-        await world.mend()
+        assert await world.mend() == [], "a service did not outlive the outage"
         async with scenario.sending():
             await scenario.progress(0.3)
             await disk.fill()
@@ -139,7 +139,7 @@ async def test_full_disk_is_503_and_no_loss(world: World) -> None:
         assert "DiskFullError 53100" in world.said_since(mark)
         scenario.check_answers()
         await scenario.check()
-    await world.mend()
+    assert await world.mend() == [], "a service did not outlive the outage"
 
 
 async def test_no_space_for_the_log_stops_postgres_and_loses_nothing(world: World) -> None:
@@ -148,7 +148,7 @@ async def test_no_space_for_the_log_stops_postgres_and_loses_nothing(world: Worl
     postgres, mark = world.stack.postgres, world.mark(world.stack.postgres.log_path)
 
     async with on_small_disk(postgres, 48 * MIB) as disk:
-        await world.mend()
+        assert await world.mend() == [], "a service did not outlive the outage"
         async with scenario.sending():
             await scenario.progress(0.3)
             await disk.fill()
@@ -157,12 +157,12 @@ async def test_no_space_for_the_log_stops_postgres_and_loses_nothing(world: Worl
             await disk.free()
             if postgres.pid is None:
                 await postgres.start()
-            await world.mend()
+            assert await world.mend() == [], "a service did not outlive the outage"
 
         assert "No space left on device" in world.said_since(mark)
         scenario.check_answers()
         await scenario.check()
-    await world.mend()
+    assert await world.mend() == [], "a service did not outlive the outage"
 
 
 async def _commits(world: World) -> int:

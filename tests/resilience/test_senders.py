@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.integration.probe import until
+from tests.integration.probe import running, until
 from tests.integration.wire import wire_to
 from tests.resilience.ledger import Provider
 from tests.resilience.scenario import known_to_ingest, new_scenario
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 PAIRS = 2000
 #: So many webhooks reach one replica in one order and the other in the opposite one.
-TURNED = 64
+TURNED = 250
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 
 
@@ -50,7 +50,7 @@ async def test_two_replicas_that_receive_the_same_at_once_publish_it_once(world:
     await world.start("ingest@second")
     tenant_id, _ = await world.new_tenant()
     first, second = (
-        Provider(world.url(name), tenant_id, SECRETS, concurrency=2 * TURNED, rate=2000.0)
+        Provider(world.url(name), tenant_id, SECRETS, concurrency=TURNED, rate=5000.0)
         for name in ("ingest", "ingest@second")
     )
     await asyncio.gather(*(known_to_ingest(each) for each in (first, second)))
@@ -58,7 +58,8 @@ async def test_two_replicas_that_receive_the_same_at_once_publish_it_once(world:
     before = [await _fates(world, name) for name in ("ingest", "ingest@second")]
 
     webhooks = _messages(PAIRS)
-    await asyncio.gather(first.send(webhooks), second.send(_turned(webhooks)))
+    async with running(_hold_commits(world)):
+        await asyncio.gather(first.send(webhooks), second.send(_turned(webhooks)))
     after = [await _fates(world, name) for name in ("ingest", "ingest@second")]
     await world.settled()
     assert await world.stop("ingest@second") == 0
@@ -74,6 +75,14 @@ async def test_two_replicas_that_receive_the_same_at_once_publish_it_once(world:
     envelopes = await read_to_end(world.kafka_bootstrap, world.prefix + INBOUND)
     ours = [each for each in envelopes if each.tenant_id == tenant_id]
     assert len(ours) == PAIRS and not published_again(ours)
+
+
+async def _hold_commits(world: World) -> None:
+    """Lets both writers begin at the same moment, again and again, with all that gathered meanwhile."""
+    while True:
+        async with world.commits_held():
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
 
 
 def _messages(count: int) -> list[Webhook]:

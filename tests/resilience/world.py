@@ -96,10 +96,25 @@ class World:
         return [UUID(each) for each in json.loads(order.with_suffix(".died").read_text())]
 
     async def mend(self) -> list[str]:
-        """Starts again what has ended, as a supervisor does; gives its names."""
-        ended = [service for service, process in self.processes.items() if process.pid is None]
+        """Starts again what has ended, as a supervisor does; gives its names. A further replica is not missed."""
+        if self.stack.postgres.pid is None:
+            await self.stack.postgres.start()
+        if self.stack.kafka.pid is None:
+            await self.stack.kafka.start()
+        ended = [each for each, process in self.processes.items() if process.pid is None and "@" not in each]
         await self.start(*ended)
         return ended
+
+    @asynccontextmanager
+    async def commits_held(self) -> AsyncIterator[None]:
+        """No inbox commits in the block: what is sent gathers, until `ingest` gives up after 1.2 s."""
+        connection = await asyncpg.connect(self.database.admin_dsn)
+        try:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE ingest.inbox_keys IN SHARE MODE")
+                yield
+        finally:
+            await connection.close()
 
     def mark(self, log: Path) -> tuple[Path, int]:
         """The end of a log as it is now, for `said_since`."""
