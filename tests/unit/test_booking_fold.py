@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from turnout_booking.domain.fold import Folded, FoldSettings, Step, fold, grow
 from turnout_booking.domain.items import Item, ItemKind, OwnTrigger, item_from_json, item_to_json
-from turnout_booking.domain.links import links_of
 from turnout_booking.domain.rules import RULES, markdown
 from turnout_common.events import BookingTrigger, CancelReason, ChainStatus, FactType
 from turnout_common.events.values import Actor

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from turnout_booking.domain.fold import FoldSettings, fold
 from turnout_booking.domain.intents import ChainWish, ChatItem, KnownIntent, Wish, derive, intent_state
 from turnout_booking.domain.items import Item, ItemKind
-from turnout_booking.domain.links import links_of
 from turnout_common.events import IntentOutcome
 from turnout_common.ids import derived_id
 
