@@ -287,6 +287,18 @@ async def test_whatever_was_lost_of_a_booking_reconciling_gives_the_state_withou
         assert gap["injected"] == sum(gap["missing"].values())
 
 
+async def test_a_booking_that_was_moved_is_not_taken_for_a_cancelled_one(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cal.com lists it as cancelled too."""
+    tenant_id = await world.tenant()
+    await world.show(tenant_id, moved().listed)
+    await run(world, capsys, tenant_id)
+    told = [json.loads(item["payload"])["trigger"] for item in await _items(world, tenant_id)]
+
+    assert sorted(told) == ["created", "rescheduled"]
+
+
 async def test_a_second_run_finds_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     tenant_id = await world.tenant()
     lives = [life() for life in LIVES]
