@@ -163,8 +163,10 @@ async def test_guesses_of_a_handshake_are_counted() -> None:
     query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token="
 
     guesses = [(await route.get("/webhooks/whatsapp/salon", query + "guess"))[0] for _ in range(4)]
+    names = [(await route.get(f"/webhooks/whatsapp/t{n}", query + "token"))[0] for n in range(4)]
 
     assert guesses == [403, 403, 403, 429]
+    assert names == [401, 401, 401, 429]
     assert (await route.get("/webhooks/whatsapp", query + "token"))[0] == 200
 
 

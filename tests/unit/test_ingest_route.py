@@ -11,6 +11,7 @@ import pytest
 
 from tests.webhook_fixtures import KEYS, body_of
 from tests.webhook_route import SECRET, Route, part, tenant
+from turnout_common import metrics
 from turnout_common.tenants import ChannelConfig
 from turnout_ingest import webhook
 from turnout_ingest.acceptance import Row
@@ -141,3 +142,17 @@ async def test_channel_without_a_provider_is_unknown() -> None:
 @pytest.mark.parametrize("path", ["/webhooks/", "/webhooks/calcom/salon/", "/webhooks/calcom/salon/more"])
 async def test_path_that_is_no_callback_is_404(path: str) -> None:
     assert await Route().post(body_of("calcom", "created_sparse"), path=path) == 404
+
+
+async def test_name_that_a_stranger_makes_up_is_no_label_of_a_metric() -> None:
+    """Each label is kept for ever, by us and by whoever scrapes."""
+    route = Route()
+    for number in range(3):
+        await route.post(b"{}", path=f"/webhooks/made-up-{number}/salon")
+        await route.get(f"/webhooks/made-up-{number}/salon")
+
+    counted = [metric.collect() for metric in (metrics.WEBHOOKS, metrics.WEBHOOKS_REFUSED)]
+    labels = {s.labels["channel"] for found in counted for each in found for s in each.samples}
+
+    assert "unknown" in labels
+    assert not any(label.startswith("made-up") for label in labels)

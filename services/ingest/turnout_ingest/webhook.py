@@ -190,7 +190,7 @@ class WebhookEndpoint:
         routes = verified(provider, named, headers, body, now)
         if not named and _has_apps(provider):
             # Refused, Meta would send it for a week, and hold it against the app.
-            routes = verified(provider, of_apps(self._routes, channel), headers, body, now)[:1]
+            routes = verified(provider, of_apps(self._routes, channel), headers, body, now)
         if len(routes) < len(named) and not self._settings.strict_webhook_signature:
             metrics.WOULD_REFUSE.labels(channel).inc()
             routes = named
