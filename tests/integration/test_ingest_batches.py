@@ -74,7 +74,7 @@ async def test_batches_of_other_compositions_that_come_at_once_take_each_update_
     assert set(statuses) == {200}
     stored = await rows(database, salon)
     fates = Counter(row["fate"] for row in stored)
-    assert (fates["published"], fates.keys()) == (updates, {"published", "duplicate"})
+    assert (fates["published"], set(fates)) == (updates, {"published", "duplicate"})
     assert fates["duplicate"] >= updates
     holders = {row["key_hash"]: row["item_id"] for row in stored if row["fate"] == "published"}
     assert all(
