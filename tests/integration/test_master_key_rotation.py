@@ -21,7 +21,7 @@ from turnout_cli import master_key_commands
 from turnout_cli.connection import Target
 from turnout_cli.errors import CommandError
 from turnout_cli.master_key_store import EnvFile, KeyFile
-from turnout_common.master_key_rotation import data_key_states, wrap_again
+from turnout_common.master_key_rotation import begin_rotation, data_key_states, wrap_again
 from turnout_common.postgres import create_pool
 from turnout_common.security import MasterKeys, SecretError, master_key_text, new_master_key
 from turnout_common.tenant_directory import TenantDirectory
@@ -126,6 +126,52 @@ async def test_broken_off_before_any_step_everything_opens_and_the_next_run_ends
     assert await rotate() == 0
     assert key_file.read() == MasterKeys(left.keys[:1])
     assert await opened_by(platform, key_file.read()) == {0}
+
+
+async def test_second_operator_is_refused_before_the_store_is_read(
+    key_file: KeyFile, database: Database, platform: asyncpg.Connection
+) -> None:
+    """Two new keys in one store: the one that wraps could be the one that was written over, and nothing would open."""
+    other = await asyncpg.connect(database.dsn("platform"))
+    assert await begin_rotation(other)
+
+    with pytest.raises(CommandError, match="another rotation"):
+        await rotate()
+    assert key_file.read() == OLD
+    await other.close()
+
+    assert await rotate() == 0
+
+
+async def test_file_stays_readable_to_who_could_read_it(key_file: KeyFile) -> None:
+    key_file.path.chmod(0o640)
+
+    await rotate()
+
+    (aside,) = key_file.path.parent.glob("master.key.old-*")
+    assert key_file.path.stat().st_mode & 0o777 == 0o640
+    assert aside.stat().st_mode & 0o777 == 0o600
+
+
+async def test_tenant_made_again_under_a_key_that_the_service_has_not_is_not_served_with_its_old_data_key(
+    key_file: KeyFile, database: Database, platform: asyncpg.Connection, tenant_id: str
+) -> None:
+    """What was sealed under the old one could never be opened."""
+    again = f"{tenant_id}-again"
+    await create_tenant(platform, MASTER_KEY, again, "UTC")
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY, read_again=lambda: OLD)
+    await directory.reload()
+    await rotate()
+    await platform.execute("DELETE FROM platform.data_keys WHERE tenant_id = $1", again)
+    await platform.execute("DELETE FROM platform.tenants WHERE tenant_id = $1", again)
+    await create_tenant(platform, key_file.read(), again, "UTC")
+    await directory.reload()
+    await pool.close()
+
+    found, other = directory.get(again), directory.get(tenant_id)
+    assert found is not None and found.keys is None
+    assert other is not None and other.keys is not None
 
 
 async def test_transaction_that_fails_wraps_nothing(

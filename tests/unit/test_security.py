@@ -114,6 +114,26 @@ def test_master_key_comes_from_a_file(tmp_path: Path) -> None:
     assert read_master_key(None, file) == MasterKeys((MASTER,))
 
 
+@pytest.mark.parametrize("form", [b"\xef\xbb\xbf%s\r\n", b"%s\r\n\r\n", b"  %s"])
+def test_master_key_that_an_editor_saved_its_own_way_is_read(tmp_path: Path, form: bytes) -> None:
+    file = tmp_path / "master.key"
+    file.write_bytes(form % base64.b64encode(MASTER))
+
+    assert read_master_key(None, file) == MasterKeys((MASTER,))
+
+
+def test_file_that_is_no_text_is_refused_without_a_word_of_it(tmp_path: Path) -> None:
+    """Python's own error for it holds the whole file, and services write errors into their logs."""
+    file = tmp_path / "master.key"
+    file.write_bytes(base64.b64encode(MASTER) + b"\xff")
+
+    with pytest.raises(SecretError, match=r"master\.key is no text") as caught:
+        read_master_key(None, file)
+
+    assert base64.b64encode(MASTER).decode() not in repr(caught.value)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+
+
 def test_keys_do_not_show_in_a_representation() -> None:
     assert repr(bytes(range(32)))[2:-1] not in repr(KEYS)
 

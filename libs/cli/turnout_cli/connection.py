@@ -25,7 +25,7 @@ from turnout_cli.secrets_command import ENV_FILE
 from turnout_cli.services import MOCK_PROVIDERS
 from turnout_cli.state import Home, project_root
 from turnout_cli.status import status_document
-from turnout_common.security import MasterKeys, SecretError, read_master_key
+from turnout_common.security import MasterKeys, SecretError, master_key_text, read_master_key
 
 T = TypeVar("T")
 TargetName = Literal["embedded", "compose"]
@@ -220,8 +220,8 @@ def _urls(urls: Mapping[str, str]) -> dict[str, str]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
+        return master_key_text(read_master_key(None, file))
+    except (OSError, SecretError) as error:
         raise CommandError(f"the master key {file} cannot be read: {error}") from error
 
 

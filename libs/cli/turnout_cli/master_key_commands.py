@@ -19,7 +19,13 @@ from turnout_cli.errors import CommandError
 from turnout_cli.master_key_store import EnvFile, KeyFile
 from turnout_cli.output import Json, print_json, say
 from turnout_common.clock import SystemClock
-from turnout_common.master_key_rotation import DataKeyState, data_key_states, is_present, wrap_again
+from turnout_common.master_key_rotation import (
+    DataKeyState,
+    begin_rotation,
+    data_key_states,
+    is_present,
+    wrap_again,
+)
 from turnout_common.security import (
     MasterKeys,
     SecretError,
@@ -113,8 +119,12 @@ def _store(place: Target) -> Store:
 
 
 async def _rotate(place: Target, store: Store | None, new: bytes, given: bool, leave_broken: bool) -> None:
-    keys = store.read() if store else place.master_key
     async with place.platform() as connection:
+        if not await begin_rotation(connection):
+            raise CommandError(
+                "another rotation of the master key is at work: run this again when it has ended"
+            )
+        keys = store.read() if store else place.master_key
         if len(keys.keys) == 1:
             await _require_all_open(connection, keys, leave_broken)
             both = MasterKeys((new, *keys.keys))
@@ -130,7 +140,7 @@ async def _rotate(place: Target, store: Store | None, new: bytes, given: bool, l
         except SecretError as error:
             raise CommandError(f"{error}; --leave-broken goes on without it") from error
         say(f"✓ {moved} data keys wrapped under the new master key, and new tenants from now on")
-    _end(store, keys)
+        _end(store, keys)
 
 
 async def _require_all_open(connection: asyncpg.Connection, keys: MasterKeys, leave_broken: bool) -> None:

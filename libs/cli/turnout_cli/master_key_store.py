@@ -73,8 +73,9 @@ class EnvFile:
 
 
 def _write(path: Path, text: str) -> None:
+    """Whoever could read the file before can after: a service runs as another user than the operator."""
     try:
-        write_private(path, text)
+        write_private(path, text, like=path.stat() if path.exists() else None)
     except OSError as error:
         raise CommandError(
             f"{path} cannot be replaced ({error.strerror}); where it is mounted read-only, use `turnout master-key "

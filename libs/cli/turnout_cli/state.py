@@ -223,11 +223,14 @@ class Home:
             yield
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file with mode 600 so that a reader sees the old or the new text, never a part."""
+def write_private(path: Path, text: str, *, like: os.stat_result | None = None) -> None:
+    """Write a file with mode 600, or of the owner and mode of `like`, so that a reader sees the old or the new text,
+    never a part."""
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(descriptor, "w") as file:
+            if like is not None:
+                _become(descriptor, like)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -236,6 +239,15 @@ def write_private(path: Path, text: str) -> None:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def _become(descriptor: int, like: os.stat_result) -> None:
+    if sys.platform == "win32":
+        return
+    mine = os.fstat(descriptor)
+    if (mine.st_uid, mine.st_gid) != (like.st_uid, like.st_gid):
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, like.st_mode & 0o777)
 
 
 def _sync_folder(folder: Path) -> None:

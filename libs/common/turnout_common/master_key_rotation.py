@@ -1,7 +1,7 @@
 """The part of a rotation of the master key that the database sees: every data key wrapped anew, in one transaction.
 
 What is read stays readable throughout: a data key is the same whichever master key wraps it, and who holds it in memory
-needs none. The order of the steps round it: turnout_cli.master_key_rotation.
+needs none. The order of the steps round it: turnout_cli.master_key_commands.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ async def data_key_states(connection: Connection, keys: MasterKeys) -> list[Data
         DataKeyState(row["tenant_id"], row["version"], _opened_by(row, keys))
         for row in await connection.fetch(SQL["read_data_keys"], None)
     ]
+
+
+async def begin_rotation(connection: Connection) -> bool:
+    """Whether nobody else rotates; nobody else may until the connection is closed."""
+    return bool(await connection.fetchval(SQL["begin_rotation"]))
 
 
 async def is_present(connection: Connection, key: bytes) -> bool | None:

@@ -58,14 +58,23 @@ def read_master_key(value: str | None, file: Path | None) -> MasterKeys:
     """The master keys from their base64 text, given directly or in `file`: one, or during a rotation several, newest
     first, apart by a comma or on lines of their own.
 
-    Raises SecretError when neither is set or a key is not 32 bytes; OSError and ValueError for a file that is no text.
+    Raises SecretError when neither is set, the file is no text or a key is not 32 bytes; OSError. None shows the file's text.
     """
     if value is None and file is None:
         raise SecretError(
             "no master key: set TURNOUT_MASTER_KEY or TURNOUT_MASTER_KEY_FILE (32 bytes in base64)"
         )
-    text = value if value is not None else Path(str(file)).read_text(encoding="ascii")
+    text = value if value is not None else _text_of(Path(str(file)))
     return MasterKeys(tuple(_decoded(part) for part in text.replace(",", "\n").split() or [""]))
+
+
+def _text_of(file: Path) -> str:
+    """Editors of Windows put a mark before the text. Python's error for what is no text holds all of it."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    raise SecretError(f"{file} is no text: a master key is 32 bytes in base64")
 
 
 def master_key_text(keys: MasterKeys, separator: str = ",") -> str:

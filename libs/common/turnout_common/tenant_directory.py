@@ -139,8 +139,9 @@ class TenantDirectory:
         except SecretError as error:
             if self._has_other_master_key():
                 return self._open(rows, known)
-            # A data key stays what it is, whichever master key wraps it: who has it open goes on.
-            goes_on = present is not None and set(present.data_keys) == {row["version"] for row in rows.keys}
+            # A data key stays what it is, whichever master key wraps it: who has it open goes on. A tenant that was
+            # deleted and made again has another one, of the same version.
+            goes_on = known is not None and present is not None and _made_at(known.rows) == _made_at(rows)
             log.error(
                 "a tenant's data key does not open", tenant_id=tenant_id, error=str(error), goes_on=goes_on
             )
@@ -151,7 +152,7 @@ class TenantDirectory:
         try:
             found = self._read_again() if self._read_again else self._master_key
         except (SecretError, OSError, ValueError) as error:
-            log.error("the master key cannot be read again", error=repr(error)[:300])
+            log.error("the master key cannot be read again", error=str(error)[:300])
             return False
         changed, self._master_key = found != self._master_key, found
         return changed
@@ -195,6 +196,11 @@ async def _read_rows(connection: Connection, tenant_ids: list[str] | None, *, wi
         _Rows(row, *(found.get(row["tenant_id"], []) for found in (keys, channels, secrets)))
         for row in tenants
     ]
+
+
+def _made_at(rows: _Rows) -> dict[int, datetime]:
+    """When each version of a data key was made."""
+    return {row["version"]: row["created_at"] for row in rows.keys}
 
 
 def _by_tenant(rows: Iterable[Any]) -> dict[str, list[Any]]:

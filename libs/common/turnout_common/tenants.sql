@@ -10,7 +10,7 @@ SELECT tenant_id, status, timezone, currency, locale, settings, demo FROM platfo
 WHERE status <> 'deleted' AND ($1::text[] IS NULL OR tenant_id = ANY ($1))
 
 -- name: read_data_keys
-SELECT tenant_id, version, wrapped FROM platform.data_keys
+SELECT tenant_id, version, wrapped, created_at FROM platform.data_keys
 WHERE $1::text[] IS NULL OR tenant_id = ANY ($1)
 ORDER BY tenant_id, version
 
@@ -39,6 +39,11 @@ SELECT key_id FROM platform.master_key FOR SHARE
 -- Whoever makes a tenant meanwhile waits for us, and then makes it under this key.
 INSERT INTO platform.master_key (key_id) VALUES ($1)
 ON CONFLICT (one) DO UPDATE SET key_id = excluded.key_id, since = now()
+
+-- name: begin_rotation
+-- One operator rotates at a time, for as long as the session lasts: two would put two new keys into one store, and the
+-- one that wraps could be the one that was overwritten.
+SELECT pg_try_advisory_lock(hashtextextended('turnout:master-key rotate', 0))
 
 -- name: present_master_key
 SELECT key_id FROM platform.master_key
@@ -95,7 +100,8 @@ DELETE FROM platform.channel_secrets WHERE tenant_id = $1 AND channel = $2 AND s
 UPDATE platform.channels SET enabled = $3, updated_at = now() WHERE tenant_id = $1 AND channel = $2
 
 -- name: update_tenant_status
-UPDATE platform.tenants SET status = $2, updated_at = now() WHERE tenant_id = $1
+-- A deleted one stays deleted.
+UPDATE platform.tenants SET status = $2, updated_at = now() WHERE tenant_id = $1 AND status <> 'deleted'
 
 -- name: insert_api_token
 INSERT INTO platform.api_tokens (token_hash, tenant_id, scope, staff_id, label) VALUES ($1, $2, $3, $4, $5)
