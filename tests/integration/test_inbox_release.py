@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -258,30 +259,89 @@ async def test_body_that_was_kept_whole_becomes_its_items_and_what_was_received_
     assert await value(database, "SELECT count(*) FROM ingest.raw_items WHERE tenant_id = $1", salon) == 3
 
 
-async def test_message_is_released_by_the_clock_of_the_day_it_came(
-    service: Service, database: Database, salon: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Held against today's clock it would be stale; its own day's clock tells whether it was."""
-    chat = telegram.Chat(730044112, "Igor")
-    sent = now() - timedelta(days=9)
-    broken = refusing(monkeypatch, telegram_adapter.Telegram)
-    for message in (
-        telegram.text(1, chat, 5, sent, "hello"),
-        telegram.text(2, chat, 6, sent - timedelta(days=9), "old"),
-    ):
-        await service.post(salon, message)
-    broken.undo()
+async def came_days_ago(database: Database, salon: str, days: int) -> None:
     await value(
         database,
-        "UPDATE ingest.inbox SET received_at = received_at - interval '9 days' WHERE tenant_id = $1",
+        "UPDATE ingest.inbox SET received_at = received_at - $2::int * interval '1 day' WHERE tenant_id = $1",
         salon,
+        days,
     )
-    await value(database, "UPDATE ingest.fate_counts SET day = day - 9 WHERE tenant_id = $1", salon)
+    await value(database, "UPDATE ingest.fate_counts SET day = day - $2::int WHERE tenant_id = $1", salon, days)
+
+
+async def test_item_is_released_by_the_clock_of_the_day_it_came(
+    service: Service, database: Database, salon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against today's clock the second would be in time: it was sent more than an hour ahead of its arrival."""
+    chat = telegram.Chat(730044112, "Igor")
+    came = now() - timedelta(days=5)
+    broken = refusing(monkeypatch, telegram_adapter.Telegram)
+    for number, sent in enumerate((came, came + timedelta(hours=2), came - timedelta(days=8)), 1):
+        await service.post(salon, telegram.text(number, chat, number, sent, "hello"))
+    broken.undo()
+    await came_days_ago(database, salon, 5)
 
     assert await release(tenant=salon) == 0
 
-    assert await fates(database, salon) == ["published", "stale"]
-    assert await counted(database, salon) == {"published": 1, "stale": 1}
+    stored = {row["seq"]: row["fate"] for row in await rows(database, salon)}
+    assert sorted(stored.values()) == ["published", "quarantined", "stale"]
+    assert await counted(database, salon) == {"published": 1, "quarantined": 1, "stale": 1}
+
+
+async def test_message_whose_key_may_be_gone_is_stale_and_a_booking_of_that_age_is_published(
+    service: Service, database: Database, salon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have come in by another way, whose key is free by now: a second effect. A booking has none."""
+    chat = telegram.Chat(730044112, "Igor")
+    text, pressed = (
+        telegram.text(1, chat, 5, now() - timedelta(days=20), "hello"),
+        telegram.button(2, chat, 6, now(), "offer:1"),
+    )
+    for adapter, webhooks in (
+        (telegram_adapter.Telegram, (text, pressed)),
+        (calcom.Calcom, (created("old"),)),
+    ):
+        broken = refusing(monkeypatch, adapter)
+        for webhook in webhooks:
+            await service.post(salon, webhook)
+        broken.undo()
+    await came_days_ago(database, salon, 20)
+    monkeypatch.setattr("turnout_ingest.acceptance.MOST_AHEAD", timedelta(days=30))
+
+    assert await release(tenant=salon) == 0
+
+    stored = await rows(database, salon)
+    assert sorted((row["kind"], row["fate"]) for row in stored) == [
+        ("booking", "published"),
+        ("message", "stale"),
+        ("message", "stale"),
+    ]
+    assert {row["reason"] for row in stored if row["kind"] == "message"} == {
+        "released after the 7 days for which its key is kept: it may have been handled before"
+    }
+
+
+async def test_what_the_database_could_not_hold_keeps_its_headers_and_is_released_under_its_own_key(
+    service: Service, database: Database, salon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a hash of its body a copy with the same webhook-id would have had a second effect."""
+    plain = standard_webhooks.StandardWebhooks.items
+
+    def items(self: Any, delivery: Delivery) -> list[Item]:
+        (item,) = plain(self, delivery)
+        return [replace(item, subject="\x00")]
+
+    fact = facts.rated("msg-9", now(), 5, "u")
+    with monkeypatch.context() as broken:
+        broken.setattr(standard_webhooks.StandardWebhooks, "items", items)
+        assert (await service.post(salon, fact)).status == 400
+    assert await fates(database, salon) == ["quarantined"]
+    assert (await service.post(salon, fact)).status == 202
+
+    assert await release(tenant=salon, channel="events") == 0
+
+    assert sorted(await fates(database, salon)) == ["duplicate", "published"]
+    assert len(await waiting(database)) == 1
 
 
 async def test_item_of_a_wrong_account_is_released_after_the_routing_id_was_mended(

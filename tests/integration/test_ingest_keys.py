@@ -29,7 +29,7 @@ async def accept(database: Database, *rows: Row) -> list[Fate]:
         return await made.accept(list(rows))
 
 
-async def test_key_is_kept_an_hour_longer_than_its_channels_window(
+async def test_key_is_kept_two_hours_longer_than_its_channels_window(
     database: Database, tenant_id: str
 ) -> None:
     await accept(database, row(tenant_id, channel="telegram"), row(tenant_id, channel="calcom"))
@@ -44,7 +44,7 @@ async def test_key_is_kept_an_hour_longer_than_its_channels_window(
 
     windows = {record["channel"]: record["kept"] for record in kept}
     for channel, days in {"telegram": 7, "calcom": 14}.items():
-        assert abs(windows[channel] - timedelta(days=days, hours=1)) < timedelta(minutes=1)
+        assert abs(windows[channel] - timedelta(days=days, hours=2)) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(("content", "before"), [(b"other", Fate.CONFLICT), (b"same", Fate.DUPLICATE)])

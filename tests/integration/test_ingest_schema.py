@@ -3,6 +3,7 @@ was lost after publishing is found."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.integration.ingest_service import inbox_of, row, value
 from tests.integration.probe import running
 from turnout_common.postgres import create_pool, load_queries
 from turnout_common.recovery import RecoveryCheck
-from turnout_ingest.relay import QUERIES, WATCHES
+from turnout_ingest.relay import QUERIES, WATCHES, create_relay
 from turnout_ingest.settings import IngestSettings
 
 SQL = load_queries("turnout_ingest")
@@ -119,9 +120,10 @@ async def test_view_for_the_kpis_tells_a_time_only(
     await admin.execute("DELETE FROM ingest.outbox")
 
 
-async def test_row_of_the_outbox_whose_item_is_gone_holds_nobody_up(
-    database: Database, admin: asyncpg.Connection, tenant_id: str
+async def test_row_of_the_outbox_whose_item_is_gone_is_dropped_and_holds_nobody_up(
+    database: Database, admin: asyncpg.Connection, tenant_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An old row that stayed would hold back the recovery check and the time up to which figures are whole."""
     await admin.execute(
         "INSERT INTO ingest.outbox (item_id) SELECT gen_random_uuid() FROM generate_series(1, 600)"
     )
@@ -130,10 +132,21 @@ async def test_row_of_the_outbox_whose_item_is_gone_holds_nobody_up(
     async with running(made.run()):
         await made.accept([kept])
 
-    fetched = await admin.fetch(SQL["fetch_outbox"], 500)
+    settings = IngestSettings(postgres_dsn=database.dsn("ingest"), topic_prefix=f"{tenant_id}.")  # type: ignore[arg-type]
+    relay = create_relay(settings)
+    published: list[object] = []
 
-    assert [record["record_id"] for record in fetched] == [kept.item_id]
-    await admin.execute("DELETE FROM ingest.outbox")
+    async def publish(rows: Sequence[asyncpg.Record]) -> None:
+        published.extend(record["record_id"] for record in rows)
+
+    monkeypatch.setattr(relay, "_publish", publish)
+    while await relay.publish_batch():
+        pass
+    await relay._close()
+
+    assert published == [kept.item_id]
+    assert relay.published == 1
+    assert await admin.fetchval("SELECT count(*) FROM ingest.outbox") == 0
 
 
 async def test_walk_ends_before_the_first_item_that_is_too_young(

@@ -33,7 +33,8 @@ POLL_SECONDS = 0.2
 @dataclass(frozen=True)
 class RelayQueries:
     """A service's outbox. `fetch($1 = limit)` gives outbox_id, record_id, topic, key, type, source, subject,
-    tenant_id, occurred_at, payload and age_seconds, oldest first; `delete($1 = outbox ids)` removes rows."""
+    tenant_id, occurred_at, payload and age_seconds, oldest first, without a payload where there is nothing left to
+    publish; `delete($1 = outbox ids)` removes rows."""
 
     fetch: str
     delete: str
@@ -85,7 +86,7 @@ class Relay:
             await self._close()
 
     async def publish_batch(self) -> int:
-        """Publishes at most BATCH_ROWS rows; the number published, 0 when there are none or another replica has the lock."""
+        """Publishes at most BATCH_ROWS rows; the number taken out, 0 when there are none or another replica has the lock."""
         connection = await self._locked_connection()
         if connection is None:
             return 0
@@ -96,9 +97,16 @@ class Relay:
                 return 0
             age = rows[0]["age_seconds"]
             metrics.OLDEST_UNPUBLISHED.labels(self._service).set(age)
-            await self._publish(rows)
+            whole = [row for row in rows if row["payload"] is not None]
+            if whole:
+                await self._publish(whole)
             await connection.execute(self._queries.delete, [row["outbox_id"] for row in rows])
-        self.published += len(rows)
+        self.published += len(whole)
+        if len(whole) < len(rows):
+            log.error(
+                "outbox rows without a record were dropped: by whose hand did it go?",
+                rows=len(rows) - len(whole),
+            )
         return len(rows)
 
     async def _publish(self, rows: Sequence[Any]) -> None:

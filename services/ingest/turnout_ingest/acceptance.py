@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from turnout_common.events import BookingItem, FactItem
 from turnout_common.ids import new_id
 from turnout_common.security import TenantKeys
 from turnout_ingest.providers.provider import (
@@ -54,6 +55,8 @@ class Row:
     sealed: bytes | None = field(repr=False)
     sealed_headers: bytes | None = field(default=None, repr=False)
     reply: bytes | None = field(default=None, repr=False)
+    #: What it came with, as long as it is not stored.
+    delivery: Delivery | None = field(default=None, repr=False)
 
     @property
     def key(self) -> tuple[str, str, bytes]:
@@ -69,15 +72,24 @@ def rows_of(provider: Provider, delivery: Delivery) -> list[Row]:
     ]
 
 
-def rows_again(provider: Provider, delivery: Delivery, item_id: UUID, request_id: UUID) -> list[Row]:
-    """What the kept bytes of an item come to today. The first row takes that item's place; further ones, of a body that
+def rows_again(
+    provider: Provider, delivery: Delivery, item_id: UUID, request_id: UUID, now: datetime
+) -> list[Row]:
+    """What the kept bytes of an item come to today, at `now`. The first row takes that item's place; further ones, of a body that
     was kept whole, are new items of its request, with ids of its time."""
     rows: list[Row] = []
     for item in _items(provider, delivery):
         own_id = new_id(delivery.received_at) if rows else item_id
         event = item.event.model_copy(update={"item_id": own_id}) if item.event is not None else None
         judged = _judged(replace(item, item_id=own_id, event=event), delivery, provider.key_days)
-        rows.append(_row(judged, delivery, request_id, provider.kept_headers))
+        rows.append(
+            _row(
+                _if_in_time(judged, delivery, provider.key_days, now),
+                delivery,
+                request_id,
+                provider.kept_headers,
+            )
+        )
     return rows
 
 
@@ -115,6 +127,17 @@ def _judged(item: Item, delivery: Delivery, key_days: int) -> Item:
     return item
 
 
+def _if_in_time(item: Item, delivery: Delivery, key_days: int, now: datetime) -> Item:
+    """Stale where a key that it may have been handled under is gone by `now`. What a booking or a fact says holds once
+    however often it is said."""
+    if item.fate is not Fate.PUBLISHED or isinstance(item.event, BookingItem | FactItem):
+        return item
+    if (item.own_time or delivery.received_at) >= now - timedelta(days=key_days):
+        return item
+    reason = f"released after the {key_days} days for which its key is kept: it may have been handled before"
+    return replace(item, fate=Fate.STALE, reason=reason)
+
+
 def _is_ours(routing_id: str, context: ChannelContext) -> bool:
     """A channel for which no account is set takes no item that names one, unless STRICT_TENANT_CONFIG is off."""
     return routing_id == context.routing_id if context.routing_id is not None else not context.strict_tenant
@@ -125,7 +148,7 @@ def _row(item: Item, delivery: Delivery, request_id: UUID, kept_headers: tuple[b
     key, content, headers = item.key, item.content, None
     if item.fate in NOT_TAKEN_IN:
         key = content = hash16(b"not taken in:" + item.raw)
-        headers = _sealed_headers(delivery, kept_headers) if kept_headers else None
+        headers = sealed_headers(delivery, kept_headers)
     return Row(
         item_id=item.item_id,
         request_id=request_id,
@@ -145,10 +168,11 @@ def _row(item: Item, delivery: Delivery, request_id: UUID, kept_headers: tuple[b
         sealed=context.keys.seal("raw", item.raw),
         sealed_headers=headers,
         reply=item.reply,
+        delivery=delivery,
     )
 
 
-def _sealed_headers(delivery: Delivery, names: tuple[bytes, ...]) -> bytes | None:
+def sealed_headers(delivery: Delivery, names: tuple[bytes, ...]) -> bytes | None:
     """What `items` reads beside the body, so that the same item can be made of it again; see `opened_headers`."""
     given = ((name, delivery.headers.get(name)) for name in names)
     kept = {

@@ -20,8 +20,9 @@ import structlog
 
 from turnout_common import metrics
 from turnout_common.postgres import load_queries
-from turnout_ingest.acceptance import Row
+from turnout_ingest.acceptance import Row, sealed_headers
 from turnout_ingest.keys import claim
+from turnout_ingest.providers import PROVIDERS
 from turnout_ingest.providers.provider import Fate, hash16
 from turnout_ingest.settling import Settled, columns, settle
 
@@ -176,9 +177,11 @@ class Inbox:
     async def _store_poison(self, row: Row, error: BaseException) -> dict[UUID, Fate]:
         log.error("an item cannot be stored", channel=row.channel, item=str(row.item_id), error=_named(error))
         key = hash16(b"poison:" + row.key_hash)
+        headers = PROVIDERS[row.channel].kept_headers
         kept = replace(
             row, kind="none", event_type="unknown", fate=Fate.QUARANTINED, reason="the database cannot hold it",
             kafka_key="-", subject="-", occurred_at=row.received_at, payload=None, key_hash=key, content_hash=key,
+            sealed_headers=sealed_headers(row.delivery, headers) if row.delivery else row.sealed_headers,
         )  # fmt: skip
         try:
             settled = await self._transaction([kept])

@@ -15,8 +15,9 @@ from turnout_ingest.providers import PROVIDERS
 from turnout_ingest.settling import Holder, KeyOf
 
 SQL = load_queries("turnout_ingest")
-#: A key outlives the window of the stale rule by an hour: nothing that passes that rule finds its key gone.
-KEPT_HOURS = {provider.channel.value: provider.key_days * 24 + 1 for provider in PROVIDERS.values()}
+#: A key outlives the window of the stale rule by two hours, so that nothing that passes that rule finds its key gone: one
+#: for times that may lie ahead, one for clocks that differ.
+KEPT_HOURS = {provider.channel.value: provider.key_days * 24 + 2 for provider in PROVIDERS.values()}
 
 
 async def claim(connection: Connection, rows: Sequence[Row]) -> dict[KeyOf, Holder]:

@@ -65,12 +65,12 @@ DO UPDATE SET items = c.items + excluded.items, last_at = greatest(c.last_at, ex
 
 -- name: fetch_outbox
 -- LATERAL with a limit keeps to one look into the index a row, whatever the planner believes of an outbox that is
--- empty one second and long the next.
+-- empty one second and long the next. Rows whose item is gone come without a payload, for the relay to drop.
 SELECT o.outbox_id, i.item_id AS record_id, 'inbound_webhooks' AS topic, i.kafka_key AS key,
        'inbound.' || i.kind AS type, 'turnout/ingest/' || i.channel AS source, i.subject, i.tenant_id, i.occurred_at,
        i.payload, extract(epoch FROM clock_timestamp() - o.created_at)::float8 AS age_seconds
 FROM ingest.outbox o
-CROSS JOIN LATERAL (SELECT * FROM ingest.inbox WHERE item_id = o.item_id AND payload IS NOT NULL LIMIT 1) i
+LEFT JOIN LATERAL (SELECT * FROM ingest.inbox WHERE item_id = o.item_id AND payload IS NOT NULL LIMIT 1) i ON true
 ORDER BY o.outbox_id LIMIT $1
 
 -- name: walk_published

@@ -1,7 +1,7 @@
 """Items that were not taken in, through the adapters once more, after a schema or a tenant's account was mended.
 
 In: quarantined items (or those of a wrong tenant) whose bytes are kept. Out: each with the fate that it gets today, by
-the clock of the day it was received. Promise: one transaction a batch and two batches never at once; what still does
+the clock of the day it was received, save that a message whose key may be gone by now is stale. Promise: one transaction a batch and two batches never at once; what still does
 not fit stays as it is, with today's reason; the counts of the fates add up before and after; a key is claimed as for any
 webhook, so an item that came in by another way meanwhile is a duplicate or a conflict.
 """
@@ -103,9 +103,9 @@ class Release:
         transaction = self._connection.transaction()
         await transaction.start()
         try:
-            await self._connection.execute(SQL["one_at_a_time"])
+            now = await self._connection.fetchval(SQL["one_at_a_time"])
             picked = await self._pick(limit)
-            outcomes = await self._released(picked)
+            outcomes = await self._released(picked, now)
         except BaseException:
             await transaction.rollback()
             raise
@@ -123,8 +123,8 @@ class Release:
             (record,) = await self._pick(1)
         return _unchanged(record, "the database cannot hold what it is now")
 
-    async def _released(self, picked: Sequence[asyncpg.Record]) -> list[Outcome]:
-        again = {record["item_id"]: await self._rows(record) for record in picked}
+    async def _released(self, picked: Sequence[asyncpg.Record], now: datetime) -> list[Outcome]:
+        again = {record["item_id"]: await self._rows(record, now) for record in picked}
         moving = {
             record["item_id"]: rows
             for record in picked
@@ -152,7 +152,7 @@ class Release:
         by_id = {each.row.item_id: each for each in settled}
         return {item_id: [by_id[row.item_id] for row in rows] for item_id, rows in moving.items()}
 
-    async def _rows(self, record: asyncpg.Record) -> list[Row] | str:
+    async def _rows(self, record: asyncpg.Record, now: datetime) -> list[Row] | str:
         """What the item comes to today, or why it cannot be told."""
         if record["sealed"] is None:
             return "its bytes are not kept any more"
@@ -165,7 +165,8 @@ class Release:
         except SecretError:
             return "its bytes cannot be opened: they are damaged, or their key is gone"
         delivery = Delivery(context, headers, body, record["received_at"])
-        rows = rows_again(PROVIDERS[record["channel"]], delivery, record["item_id"], record["request_id"])
+        provider = PROVIDERS[record["channel"]]
+        rows = rows_again(provider, delivery, record["item_id"], record["request_id"], now)
         return rows or "its bytes hold no item any more"
 
     async def _context(self, tenant_id: str, channel: str) -> ChannelContext | str:

@@ -1,6 +1,7 @@
 -- name: one_at_a_time
 -- Two operators' batches take turns: their corrections of counts would lock each other out otherwise.
-SELECT pg_advisory_xact_lock(hashtextextended('turnout:inbox release', 0))
+-- Gives the time by which keys expire.
+SELECT now() FROM pg_advisory_xact_lock(hashtextextended('turnout:inbox release', 0))
 
 -- name: count
 SELECT count(*) FROM ingest.inbox i
