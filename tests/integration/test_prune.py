@@ -100,6 +100,21 @@ async def test_key_goes_when_its_window_has_passed(world: World) -> None:
     assert await world.admin.fetchval("SELECT min(kept_until) > now() FROM ingest.inbox_keys")
 
 
+async def test_key_that_a_webhook_takes_over_just_now_is_passed_over(world: World) -> None:
+    await world.admin.execute(
+        "INSERT INTO ingest.inbox_keys SELECT 't', 'calcom', uuid_send(gen_random_uuid()), uuid_send(gen_random_uuid()), "
+        "gen_random_uuid(), now() - interval '1 minute' FROM generate_series(1, 3)"
+    )
+    webhook = await asyncpg.connect(world.database.admin_dsn)
+    async with webhook.transaction():
+        await webhook.execute("SELECT FROM ingest.inbox_keys LIMIT 1 FOR UPDATE")
+        async with asyncio.timeout(5):
+            assert await world.prune() == {"ingest.inbox_keys": 2}
+    await webhook.close()
+
+    assert await world.prune() == {"ingest.inbox_keys": 1}
+
+
 async def test_bytes_and_payload_go_by_their_tenants_days_and_the_item_stays(world: World) -> None:
     for tenant_id, raw_days in (("short", 3), ("usual", None), ("long", 90)):
         await world.tenant(tenant_id, raw_days)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from cyclopts import CycloptsError
 
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database
@@ -143,6 +145,36 @@ def test_a_tenant_is_suspended_and_resumed(database: Database, name: str) -> Non
     assert stored(database, name).status == "suspended"
     tenant.resume(name)
     assert stored(database, name).status == "active"
+
+
+def test_a_deleted_tenant_stays_deleted(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    sql = "UPDATE platform.tenants SET status = 'deleted' WHERE tenant_id = $1"
+    with_connection(database.admin_dsn, lambda connection: connection.execute(sql, name))
+
+    with pytest.raises(CommandError, match="no tenant"):
+        tenant.resume(name)
+
+
+def test_a_secret_is_read_from_stdin_and_may_begin_with_a_hyphen(
+    database: Database, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others on the machine see what a command was called with."""
+    tenant.create(name, timezone="Europe/Berlin")
+    monkeypatch.setattr("sys.stdin", io.StringIO("-one\r\n1:token\n two \n"))
+
+    tenant_channels.app(
+        ["set", name, "telegram", "--secret", "-", "--api-token", "-"], result_action="return_value"
+    )
+    assert stored(database, name).channels["telegram"].secrets == ("-one",)
+    assert stored(database, name).channels["telegram"].api_token == "1:token"
+    tenant_channels.rotate_secret(name, "telegram", secret="-two", overlap="0")
+    tenant_channels.app(["set", name, "calcom", "--secret", "-"], result_action="return_value")
+    assert stored(database, name).channels["calcom"].secrets == (" two ",)
+    tenant_channels.app(["set", name, "calcom", "--secret", "-three"], result_action="return_value")
+    assert stored(database, name).channels["calcom"].secrets == ("-three",)
+    with pytest.raises(CommandError, match="stdin gave no value"):
+        tenant_channels.rotate_secret(name, "telegram", secret="-")
 
 
 def test_the_list_is_json_for_machines(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -447,6 +479,16 @@ def test_an_unknown_item_and_a_bad_time_are_told() -> None:
         inbox.show(uuid4())
     with pytest.raises(CommandError, match="neither a time"):
         inbox.list_items(since="yesterday")
+    with pytest.raises(CommandError, match="neither a time"):
+        inbox.list_items(since="999999999d")
+
+
+@pytest.mark.parametrize(
+    "words", ["list --limit 0", "list --channel vkmax", "fates --check --days 400", "fates --check --days -1"]
+)
+def test_a_number_or_channel_that_makes_no_sense_is_refused(words: str) -> None:
+    with pytest.raises(CycloptsError, match=r"Invalid value"):
+        inbox.app(words.split(), exit_on_error=False, print_error=False)
 
 
 LETTER = """

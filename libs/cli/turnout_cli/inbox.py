@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
@@ -17,6 +18,8 @@ from turnout_cli.inbox_release import release
 from turnout_cli.inbox_replay import replay
 from turnout_cli.inbox_selection import moment
 from turnout_cli.output import Json, cell_text, print_json, print_table, say
+from turnout_cli.prune_rules import INBOX_DAYS
+from turnout_cli.tenant_channels import ChannelName
 from turnout_common.clock import SystemClock
 from turnout_common.ids import least_id
 from turnout_common.postgres import load_queries
@@ -35,10 +38,10 @@ _HEADINGS = ("received_at", "tenant_id", "channel", "event_type", "fate", "reaso
 def list_items(
     *,
     tenant: str | None = None,
-    channel: str | None = None,
+    channel: ChannelName | None = None,
     fate: Fate | None = None,
     since: str | None = None,
-    limit: int = 50,
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 50,
     target: TargetOption = "embedded",
     as_json: Json = False,
 ) -> int:
@@ -79,7 +82,7 @@ def fates(
     *,
     tenant: str | None = None,
     check: Annotated[bool, Parameter(negative=())] = False,
-    days: int = 30,
+    days: Annotated[int, Parameter(validator=Number(gte=0, lt=INBOX_DAYS))] = 30,
     target: TargetOption = "embedded",
     as_json: Json = False,
 ) -> int:

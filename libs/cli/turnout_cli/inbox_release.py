@@ -14,6 +14,7 @@ from turnout_cli.errors import CommandError
 from turnout_cli.inbox_replay import Flag, Ids
 from turnout_cli.inbox_selection import Selection, selection, wait_for_room
 from turnout_cli.output import Json, Told, print_json, print_table, progress_bar, say
+from turnout_cli.tenant_channels import ChannelName
 from turnout_common.tenants import audit_act
 from turnout_ingest.providers.provider import Fate
 from turnout_ingest.release import Outcome, Release, Wanted
@@ -27,7 +28,7 @@ def release(
     every: Annotated[bool, Parameter(name="--all", negative=())] = False,
     fate: Literal["quarantined", "wrong_tenant"] = "quarantined",
     tenant: str | None = None,
-    channel: str | None = None,
+    channel: ChannelName | None = None,
     event_type: str | None = None,
     since: str | None = None,
     until: str | None = None,

@@ -12,6 +12,7 @@ from turnout_cli.connection import Target, TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.inbox_selection import SQL, Selection, selection, wait_for_room
 from turnout_cli.output import Json, Told, print_json, progress_bar, say
+from turnout_cli.tenant_channels import ChannelName
 from turnout_common.ids import least_id
 from turnout_common.tenants import audit_act
 
@@ -25,7 +26,7 @@ def replay(
     *,
     every: Annotated[bool, Parameter(name="--all", negative=())] = False,
     tenant: str | None = None,
-    channel: str | None = None,
+    channel: ChannelName | None = None,
     event_type: str | None = None,
     since: str | None = None,
     until: str | None = None,

@@ -74,7 +74,7 @@ def selection(
 
 def moment(text: str, now: datetime) -> datetime:
     """The time that `text` names: ISO 8601 (UTC where no zone is given), or an age before `now`."""
-    if age := re.fullmatch(r"(\d+)([mhd])", text):
+    if age := re.fullmatch(r"(\d{1,5})([mhd])", text):
         return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
     try:
         at = datetime.fromisoformat(text)

@@ -32,7 +32,9 @@ SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::big
 
 -- name: keys
 -- A walk over the pages: the table has no index by age, which each webhook would have to pay for.
-{act} ingest.inbox_keys WHERE ctid >= $1::tid AND ctid < $2::tid AND kept_until < $3
+-- What a webhook takes over just now is passed over: each would wait for the other.
+{act} ingest.inbox_keys WHERE ctid IN (
+  SELECT ctid FROM ingest.inbox_keys WHERE ctid >= $1::tid AND ctid < $2::tid AND kept_until < $3 FOR UPDATE SKIP LOCKED)
 
 -- name: applied
 {act} {reader}.applied a

@@ -59,7 +59,7 @@ def in_words(raw_days: Iterable[int], default_raw_days: int) -> dict[str, str]:
     kept = f"{days[0]} days" if len(days) == 1 else f"{days[0]} to {days[-1]} days, by the tenant's raw_days"
     return (
         {
-            "ingest.inbox_keys": "until the key's window has passed: telegram 7 days and an hour, the rest 14",
+            "ingest.inbox_keys": "until the key's window has passed: telegram 7 days and 2 hours, the rest 14",
             "ingest.raw_items": f"{kept}; the item's payload goes with them",
             "ingest.inbox": f"{INBOX_DAYS} days (without payload after its bytes went)",
         }

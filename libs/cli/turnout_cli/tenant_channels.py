@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import datetime, timedelta
-from typing import Literal
+from getpass import getpass
+from typing import Annotated, Literal
 
 import asyncpg
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
@@ -19,6 +21,8 @@ from turnout_common.postgres import load_queries
 app = App(name="channel", help="Channels of a tenant.")
 
 ChannelName = Literal["calcom", "telegram", "whatsapp", "instagram", "vk", "max", "events"]
+#: A value that begins with a hyphen is a value: providers allow it.
+Private = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 SQL = load_queries("turnout_cli", "tenant.sql")
 IN_FORCE = "in force within a second"
 LONGEST_OVERLAP = timedelta(days=90)
@@ -31,10 +35,10 @@ def set_channel(
     tenant_id: str,
     channel: ChannelName,
     *,
-    secret: str | None = None,
-    api_token: str | None = None,
+    secret: Private = None,
+    api_token: Private = None,
     routing_id: str | None = None,
-    handshake: str | None = None,
+    handshake: Private = None,
     target: TargetOption = "embedded",
 ) -> int:
     """Enable a channel; what is given replaces what was stored, the rest stays.
@@ -42,15 +46,17 @@ def set_channel(
     Parameters
     ----------
     secret
-        What the provider signs or authenticates with, kept exactly as given; `events` wants whsec_… (base64). It replaces
-        the present one at once; `tenant rotate-secret` lets both be valid for a while.
+        What the provider signs or authenticates with, kept exactly as given, or - for a line of stdin, since others on the
+        machine see a command's words; `events` wants whsec_… (base64). It replaces the present one at once; `tenant
+        rotate-secret` lets both be valid for a while.
     api_token
-        What messages to clients are sent with.
+        What messages to clients are sent with, or - for the next line of stdin.
     routing_id
         The provider's id of this account: whatsapp phone_number_id, instagram entry.id, vk group_id.
     handshake
-        What proves us when the callback is set up: Meta's verify token, VK's confirmation code.
+        What proves us when the callback is set up: Meta's verify token, VK's confirmation code; or - as above.
     """
+    secret, api_token, handshake = (private_line(value) for value in (secret, api_token, handshake))
     had, lacks = run(_set_channel(tenant_id, channel, secret, api_token, routing_id, handshake, target))
     say(f"✓ channel {channel} of {tenant_id} set; {IN_FORCE}")
     if had and secret is not None:
@@ -135,7 +141,7 @@ def rotate_secret(
     tenant_id: str,
     channel: ChannelName,
     *,
-    secret: str | None = None,
+    secret: Private = None,
     overlap: str = "24h",
     target: TargetOption = "embedded",
     as_json: Json = False,
@@ -145,14 +151,14 @@ def rotate_secret(
     Parameters
     ----------
     secret
-        The new secret. Without it one is made in the provider's form and printed, this once; whatsapp, instagram and vk
-        make their own, so that there it must be given.
+        The new secret, or - for a line of stdin. Without it one is made in the provider's form and printed, this once;
+        whatsapp, instagram and vk make their own, so that there it must be given.
     overlap
         How long the present secret stays valid, as in 24h, 30m or 7d; 0 for one that leaked.
     """
     lasts = duration(overlap)
     try:
-        chosen = secret if secret is not None else new_secret(channel)
+        chosen = private_line(secret) or new_secret(channel)
     except BadChannelValue as error:
         raise CommandError(str(error)) from error
     rotation = run(_rotate(tenant_id, channel, chosen, lasts, target))
@@ -190,6 +196,16 @@ async def _rotate(
             raise CommandError(f"{error}; `tenant channel set` makes it") from error
         except (tenants.UnknownTenant, BadChannelValue) as error:
             raise CommandError(str(error)) from error
+
+
+def private_line(value: str | None) -> str | None:
+    """`value`, or where it is - a line of stdin that no list of processes shows, without its end. Raises CommandError."""
+    if value != "-":
+        return value
+    line = (getpass("value: ") if sys.stdin.isatty() else sys.stdin.readline()).rstrip("\r\n")
+    if not line:
+        raise CommandError("stdin gave no value for -")
+    return line
 
 
 def duration(text: str) -> timedelta:
