@@ -266,7 +266,9 @@ async def came_days_ago(database: Database, salon: str, days: int) -> None:
         salon,
         days,
     )
-    await value(database, "UPDATE ingest.fate_counts SET day = day - $2::int WHERE tenant_id = $1", salon, days)
+    await value(
+        database, "UPDATE ingest.fate_counts SET day = day - $2::int WHERE tenant_id = $1", salon, days
+    )
 
 
 async def test_item_is_released_by_the_clock_of_the_day_it_came(
