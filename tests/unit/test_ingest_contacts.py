@@ -100,3 +100,7 @@ NUMBERS = st.builds(
 @given(NUMBERS)
 def test_number_that_is_passed_by_the_library_is_what_the_library_gives(text: str) -> None:
     assert phone_number(text) == _by_the_library(text)
+
+
+def test_number_that_names_its_country_beside_itself_only_links_nobody() -> None:
+    assert phone_number("030 23125001;phone-context=+49") is None

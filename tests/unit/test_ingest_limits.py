@@ -262,3 +262,14 @@ def test_client_is_the_last_address_that_a_proxy_of_ours_saw(
 )  # fmt: skip
 def test_near_is_this_machine_or_a_private_network(address: str, near: bool) -> None:
     assert is_near(address) is near
+
+
+async def test_each_worker_gives_its_part_of_a_tenants_rate() -> None:
+    """The kernel spreads connections over them, and they share no memory."""
+    route = Route(workers=2, tenant_requests_per_second=2, tenant_request_burst=4)
+
+    at_once = [(await route.deliver("telegram", TEXT))[0] for _ in range(3)]
+    route.clock.pass_by(1)
+    later = [(await route.deliver("telegram", TEXT))[0] for _ in range(2)]
+
+    assert (at_once, later) == ([200, 200, 429], [200, 429])

@@ -213,3 +213,34 @@ def test_secret_header(given: bytes, holds: bool) -> None:
 
 def test_missing_secret_header_never_verifies() -> None:
     assert not TELEGRAM.verify({}, b"", TELEGRAM.secret_bytes("s"), NOON)
+
+
+def test_edge_of_the_window_and_of_the_hour_ahead_is_taken_in_and_a_second_beyond_is_not() -> None:
+    def fate(at: int) -> Fate:
+        body = value_of("telegram", "text")
+        body["message"]["date"] = at
+        return delivered("telegram", body).fate
+
+    now = int(NOON.timestamp())
+    oldest, newest = now - 7 * 86_400, now + 3_600
+
+    assert [fate(at) for at in (oldest - 1, oldest)] == [Fate.STALE, Fate.PUBLISHED]
+    assert [fate(at) for at in (newest, newest + 1)] == [Fate.PUBLISHED, Fate.QUARANTINED]
+
+
+def test_what_is_not_taken_in_holds_no_key_of_the_providers_and_none_of_another_body() -> None:
+    """Else a corrected update would be a duplicate, and of two bad ones the second would be kept nowhere."""
+    body = value_of("telegram", "text")
+    stale = body | {"message": body["message"] | {"date": int(NOON.timestamp()) - 8 * 86_400}}
+    bad = [body | {"message": number} for number in (1, 2)]
+
+    keys = [delivered("telegram", each).key_hash for each in (body, stale, *bad)]
+
+    assert len(set(keys)) == 4
+
+
+def test_button_in_a_group_is_nobodys_word_to_the_salon() -> None:
+    body = value_of("telegram", "button")
+    body["callback_query"]["message"]["chat"] |= {"id": -5, "type": "group"}
+
+    assert delivered("telegram", body).fate is Fate.IGNORED

@@ -40,7 +40,6 @@ NOT_NEEDED = frozenset({
     "shipping_query", "pre_checkout_query", "purchased_paid_media", "poll", "poll_answer", "chat_member",
     "chat_join_request", "chat_boost", "removed_chat_boost",
 })  # fmt: skip
-LONGEST_BUTTON_DATA = 64
 #: The status of our bot in a private chat while the client blocks it, and while they do not.
 OPTED_IN = {"kicked": False, "left": False, "member": True}
 
@@ -186,7 +185,7 @@ class _Update:
         chat = query.message.chat if query.message else Chat(id=query.sender.id, type="private")
         if chat.type != "private":
             return self._ignored("a button in a group or channel, not a client's own chat")
-        button = label(query.data) if query.data and len(query.data.encode()) <= LONGEST_BUTTON_DATA else None
+        button = label(query.data)
         if button is None:
             raise Refused("its data is not that of a button of ours", self.kind)
         now = self._delivery.received_at
