@@ -218,6 +218,25 @@ def test_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(refusals.known) == 100
 
 
+def test_who_goes_on_being_refused_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_KEYS", 2)
+    refusals = Refusals(2)
+    one, two, three = [(name, "telegram", "salon") for name in ("one", "two", "three")]
+
+    for key in (one, two, one, three):
+        refusals.note(key, 0.0)
+
+    assert refusals.wait(one, 1.0) == 59.0
+
+
+def test_clock_that_is_set_back_locks_nobody_out_for_longer() -> None:
+    refusals, key = Refusals(2), ("a", "telegram", "salon")
+    refusals.note(key, 1000.0)
+
+    assert [refusals.note(key, at) for at in (500.0, 501.0)] == [False, True]
+    assert refusals.wait(key, 400.0) == 0.0
+
+
 def test_window_that_has_passed_begins_anew() -> None:
     refusals, key = Refusals(2), ("a", "telegram", "salon")
 
