@@ -288,6 +288,28 @@ async def test_tenant_made_while_the_keys_are_wrapped_waits_and_is_made_under_th
     assert await opened_by(platform, MasterKeys(new.keys[:1])) == {0}
 
 
+async def test_rotation_waits_for_a_tenant_that_is_being_made_and_wraps_its_key_too(
+    key_file: KeyFile, database: Database, platform: asyncpg.Connection, tenant_id: str
+) -> None:
+    async def waits() -> bool:
+        return bool(
+            await platform.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name = 'turnout-cli' AND wait_event_type = 'Lock'"
+            )
+        )
+
+    maker = await asyncpg.connect(database.dsn("platform"))
+    async with maker.transaction():
+        await create_tenant(maker, MASTER_KEY, f"{tenant_id}-first", "UTC")
+        rotating = asyncio.create_task(rotate())
+        await until(waits, "the rotation waits", 4)
+    assert await rotating == 0
+    await maker.close()
+
+    assert await opened_by(platform, key_file.read()) == {0}
+
+
 async def test_wrong_key_is_refused_before_anything_is_written(
     key_file: KeyFile, platform: asyncpg.Connection, tenant_id: str
 ) -> None:

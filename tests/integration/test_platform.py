@@ -47,13 +47,35 @@ READABLE = {
 async def test_role_reads_only_its_own_part_of_the_platform(database: Database, role: str) -> None:
     connection = await asyncpg.connect(database.admin_dsn)
     rows = await connection.fetch(
-        "SELECT relname, has_table_privilege('turnout_' || $1, oid, 'SELECT') AS may FROM pg_class "
-        "WHERE relnamespace = 'platform'::regnamespace AND relkind = 'r' AND relname <> 'schema_migrations'",
+        "SELECT relname, has_any_column_privilege('turnout_' || $1, oid, 'SELECT') AS may FROM pg_class "
+        "WHERE relnamespace = 'platform'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND relname <> 'schema_migrations'",
         role,
     )
     await connection.close()
 
     assert {row["relname"] for row in rows if row["may"]} == READABLE[role]
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_role_writes_nothing_of_the_platform_unless_it_is_the_platforms_own(
+    database: Database, role: str
+) -> None:
+    connection = await asyncpg.connect(database.admin_dsn)
+    rows = await connection.fetch(
+        "SELECT relname, p AS privilege FROM pg_class, unnest('{INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p "
+        "WHERE relnamespace = 'platform'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') "
+        "AND relname <> 'schema_migrations' AND (has_table_privilege('turnout_' || $1, oid, p) "
+        "OR p IN ('INSERT', 'UPDATE') AND has_any_column_privilege('turnout_' || $1, oid, p))",
+        role,
+    )
+    await connection.close()
+
+    writes = {"INSERT", "UPDATE", "DELETE"}
+    allowed = {table: {"INSERT"} if table == "audit_log" else writes for table in READABLE["platform"]}
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["relname"], set()).add(row["privilege"])
+    assert found == (allowed if role == "platform" else {})
 
 
 async def test_every_table_has_forced_row_level_security_and_an_owner_that_is_no_superuser(

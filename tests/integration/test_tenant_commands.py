@@ -147,6 +147,32 @@ def test_a_tenant_is_suspended_and_resumed(database: Database, name: str) -> Non
     assert stored(database, name).status == "active"
 
 
+def test_each_act_is_in_the_audit_log_and_no_secret_is(database: Database, name: str) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    tenant_channels.set_channel(
+        name, "telegram", secret="canary-one", api_token="canary-two", handshake="canary-three"
+    )
+    tenant_channels.rotate_secret(name, "telegram", secret="canary-four")
+    tenant_channels.disable(name, "telegram")
+    tenant_channels.enable(name, "telegram")
+    tenant.suspend(name)
+    tenant.create_token(name, label="till")
+
+    sql = "SELECT action, actor, details FROM platform.audit_log WHERE tenant_id = $1 ORDER BY audit_id"
+    found = with_connection(database.admin_dsn, lambda connection: connection.fetch(sql, name))
+
+    assert [row["action"] for row in found] == [
+        "tenant.created",
+        "channel.set",
+        "secret.rotated",
+        "channel.disabled",
+        "channel.enabled",
+        "tenant.status",
+        "token.created",
+    ]
+    assert "canary" not in str(found) and "tt_" not in str(found)
+
+
 def test_a_deleted_tenant_stays_deleted(database: Database, name: str) -> None:
     tenant.create(name, timezone="Europe/Berlin")
     sql = "UPDATE platform.tenants SET status = 'deleted' WHERE tenant_id = $1"
