@@ -176,6 +176,18 @@ async def test_newest_consent_of_each_scope_counts_in_any_order_of_arrival(
             assert row is not None and tuple(row) == refused
 
 
+@pytest.mark.parametrize("said", [[ALL_OUT, ALL_IN], [ALL_IN, ALL_OUT]])
+async def test_of_two_consents_at_one_time_the_refusal_counts(
+    world: Booking, chat: str, said: list[Said]
+) -> None:
+    await world.apply(booking(chat, "created", "O", NOW - 2 * MINUTE, contact=person("+491")))
+    for scope, word in said:
+        await world.apply(consent(chat, "chat", NOW - MINUTE, word, scope))
+
+    assert (await templates(world, chat))[-1] == ("message.withdrawn", "reminder_24h")
+    assert (await world.chain(chat))["reachable"] is False
+
+
 async def test_a_client_who_shares_a_phone_later_is_reminded_then(world: Booking, tenant_id: str) -> None:
     await world.apply(booking(tenant_id, "created", "O", NOW - 2 * DAY, contact=person("+491")))
     await world.apply(message(tenant_id, "chat", NOW - MINUTE, phone="+491"))

@@ -160,9 +160,10 @@ FROM unnest($1::uuid[], $2::timestamptz[]) AS k(client_id, since)
 JOIN booking.chat_items i ON i.client_id = k.client_id AND i.at >= k.since
 
 -- name: chats_of_clients
+-- Of two consents at one time the refusal is the last.
 SELECT h.client_id, h.channel, h.chat_hash, h.first_seen_at, h.last_seen_at, h.locale,
-       coalesce(array_agg(s.at ORDER BY s.at, s.item_key) FILTER (WHERE s.at IS NOT NULL), '{}') AS consent_at,
-       coalesce(array_agg(s.opted_in ORDER BY s.at, s.item_key) FILTER (WHERE s.at IS NOT NULL), '{}') AS opted_in
+       coalesce(array_agg(s.at ORDER BY s.at, s.opted_in DESC, s.item_key) FILTER (WHERE s.at IS NOT NULL), '{}') AS consent_at,
+       coalesce(array_agg(s.opted_in ORDER BY s.at, s.opted_in DESC, s.item_key) FILTER (WHERE s.at IS NOT NULL), '{}') AS opted_in
 FROM booking.client_chats h LEFT JOIN booking.client_consents s
   ON (s.tenant_id, s.channel, s.chat_hash, s.scope) = (h.tenant_id, h.channel, h.chat_hash, 'all')
 WHERE h.client_id = ANY ($1::uuid[])
@@ -188,12 +189,12 @@ ORDER BY 1, 2, 3, 4
 ON CONFLICT DO NOTHING
 
 -- name: refresh_opted_out
--- Of each scope the newest consent counts, whichever came last; who wants no messages wants no promotions either.
+-- Of each scope the newest consent counts, whichever came last, and of two at one time the refusal; who wants no messages wants no promotions either.
 WITH newest AS (
   SELECT DISTINCT ON (tenant_id, channel, chat_hash, c.scope) tenant_id, channel, chat_hash, c.scope, c.opted_in
   FROM unnest($1::text[], $2::text[], $3::text[]) AS k(tenant_id, channel, chat_hash)
   JOIN booking.client_consents c USING (tenant_id, channel, chat_hash)
-  ORDER BY tenant_id, channel, chat_hash, c.scope, c.at DESC, c.item_key DESC
+  ORDER BY tenant_id, channel, chat_hash, c.scope, c.at DESC, c.opted_in, c.item_key DESC
 ), said AS (
   SELECT tenant_id, channel, chat_hash, bool_or(scope = 'all' AND NOT opted_in) AS opted_out,
          bool_or(NOT opted_in) AS promotions_opted_out
