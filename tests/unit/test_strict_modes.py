@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -146,4 +145,4 @@ def test_page_names_every_mode_with_its_default_and_every_channel() -> None:
     for mode in modes:
         assert f"TURNOUT_{mode.upper()}" in PAGE
         assert IngestSettings.model_fields[mode].default is True
-    assert set(re.findall(r"`(calcom|telegram|whatsapp|instagram|vk|max|events)`", PAGE)) == set(CHANNELS)
+    assert [channel for channel in CHANNELS if f"`{channel}`" not in PAGE] == []
