@@ -15,7 +15,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, client: str) -> dict[str, Any]:
     """What our factory asks `client` for."""
     made = Mock()
     monkeypatch.setattr(kafka, client, made)
-    factory = {"AIOKafkaProducer": kafka.create_producer, "KafkaBroker": kafka.create_broker}[client]
+    factory = {"AIOKafkaProducer": kafka.create_producer, "ConsumingBroker": kafka.create_broker}[client]
     factory("one:1,two:2", "name")
     return dict(made.call_args.kwargs)
 
@@ -28,7 +28,7 @@ def test_producer_is_idempotent_and_waits_for_all_replicas(monkeypatch: pytest.M
 
 
 def test_consumer_acknowledges_by_hand_and_creates_no_topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = asked_for(monkeypatch, "KafkaBroker")
+    asked = asked_for(monkeypatch, "ConsumingBroker")
 
     assert asked["allow_auto_create_topics"] is False
     assert asked["ack_policy"] is AckPolicy.MANUAL

@@ -12,21 +12,40 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
+
+from turnout_common.kafka_outage import Outage, pace
 
 BATCH_RECORDS = 5000
 METADATA_SECONDS = 10
 Parser = Callable[[tuple[ConsumerRecord[bytes, bytes], ...]], Awaitable[KafkaMessage]]
 
 
+class ConsumingBroker(KafkaBroker):
+    """A broker whose consumers look for a Kafka that is away at a measured pace."""
+
+    async def _connect(self) -> Callable[..., AIOKafkaConsumer]:
+        build = await super()._connect()
+        outage = Outage(", ".join(self.specification.url))
+
+        def build_paced(**options: Any) -> AIOKafkaConsumer:
+            consumer = build(**options)
+            pace(consumer._client, outage)
+            return consumer
+
+        self.config.broker_config.builder = build_paced
+        return build_paced
+
+
 def create_broker(bootstrap: str, client_id: str) -> KafkaBroker:
     """A consuming broker; it publishes nothing, the relay does that from the outbox."""
-    return KafkaBroker(
+    return ConsumingBroker(
         bootstrap.split(","),
         client_id=client_id,
+        consumer_only=True,
         ack_policy=AckPolicy.MANUAL,
         allow_auto_create_topics=False,
         apply_types=False,
@@ -73,7 +92,7 @@ async def decode_raw(message: KafkaMessage) -> KafkaMessage:
 
 def create_producer(bootstrap: str, client_id: str) -> AIOKafkaProducer:
     """An idempotent producer that waits for all replicas in sync."""
-    return AIOKafkaProducer(
+    producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap.split(","),
         client_id=client_id,
         enable_idempotence=True,
@@ -84,6 +103,8 @@ def create_producer(bootstrap: str, client_id: str) -> AIOKafkaProducer:
         request_timeout_ms=5_000,
         retry_backoff_ms=100,
     )
+    pace(producer.client)
+    return producer
 
 
 async def abandon(producer: AIOKafkaProducer) -> None:

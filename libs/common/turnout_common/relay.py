@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -26,6 +27,8 @@ from turnout_common.settings import ServiceSettings
 log = structlog.get_logger()
 SQL = load_queries("turnout_common", "relay.sql")
 BATCH_ROWS = 500
+#: Failures in a row come every few seconds; this often a log says that they still do.
+TELL_SECONDS = 60.0
 ACK_SECONDS = 5.0
 POLL_SECONDS = 0.2
 
@@ -56,6 +59,9 @@ class Relay:
         self._connection: asyncpg.Connection | None = None
         self._locked = False
         self._producer: AIOKafkaProducer | None = None
+        self._asked = "Postgres"
+        self._failing_since = 0.0
+        self._told_at = 0.0
         self.published = 0
         self.failures = 0
 
@@ -69,14 +75,13 @@ class Relay:
             while True:
                 try:
                     idle = not await self.publish_batch()
+                    self._tell_that_it_goes_on(failures)
                     failures = 0
                 except Exception as error:
                     failures += 1
                     self.failures += 1
                     metrics.RELAY_FAILURES.labels(self._service).inc()
-                    log.warning(
-                        "relay rolled back, nothing is lost", error=repr(error)[:300], failures=failures
-                    )
+                    self._tell_that_it_waits(error, failures)
                     await self._close()
                     await asyncio.sleep(min(0.2 * 2 ** min(failures, 5), 5.0) * random.uniform(0.5, 1.0))
                     continue
@@ -85,8 +90,29 @@ class Relay:
         finally:
             await self._close()
 
+    def _tell_that_it_waits(self, error: Exception, failures: int) -> None:
+        """The first of a row of failures, and then once in a while."""
+        now = monotonic()
+        if failures == 1:
+            self._failing_since = now
+        elif now - self._told_at < TELL_SECONDS:
+            return
+        self._told_at = now
+        log.warning(
+            "relay waits, nothing is lost: what is accepted stays in the outbox until it goes out",
+            look_at=self._asked,
+            error=repr(error)[:300],
+            failures=failures,
+        )
+
+    def _tell_that_it_goes_on(self, failures: int) -> None:
+        if failures:
+            away = round(monotonic() - self._failing_since, 1)
+            log.info("relay goes on", failures=failures, away_seconds=away)
+
     async def publish_batch(self) -> int:
         """Publishes at most BATCH_ROWS rows; the number taken out, 0 when there are none or another replica has the lock."""
+        self._asked = "Postgres"
         connection = await self._locked_connection()
         if connection is None:
             return 0
@@ -99,7 +125,9 @@ class Relay:
             metrics.OLDEST_UNPUBLISHED.labels(self._service).set(age)
             whole = [row for row in rows if row["payload"] is not None]
             if whole:
+                self._asked = "Kafka"
                 await self._publish(whole)
+                self._asked = "Postgres"
             await connection.execute(self._queries.delete, [row["outbox_id"] for row in rows])
         self.published += len(whole)
         if len(whole) < len(rows):
