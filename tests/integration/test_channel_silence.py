@@ -89,6 +89,22 @@ async def test_channel_that_is_off_is_not_silent(database: Database, tenant_id: 
     assert not await silent(database, tenant_id)
 
 
+async def test_what_reconcile_found_is_no_word_of_the_channel(database: Database, tenant_id: str) -> None:
+    """Nobody sent it: it neither ends a silence nor makes a channel one that used to speak."""
+    found = (
+        "INSERT INTO ingest.fate_counts SELECT $1, 'calcom', ($2::timestamptz AT TIME ZONE 'UTC')::date - day, "
+        "'published', -2, 1, $2::timestamptz - day * interval '1 day' FROM unnest($3::int[]) AS day"
+    )
+    last_at = now() - timedelta(hours=85)
+    await spoke(database, tenant_id, last_at, CLOSED_TWO_DAYS[:7])
+    await value(database, found, tenant_id, last_at, list(CLOSED_TWO_DAYS[7:]))
+    assert not await silent(database, tenant_id)
+
+    await spoke(database, tenant_id, last_at, CLOSED_TWO_DAYS[7:])
+    await value(database, found, tenant_id, now(), [0])
+    assert await silent(database, tenant_id)
+
+
 async def test_silence_and_its_end_are_logged_once_and_shown_by_the_gauge(
     database: Database, pool: asyncpg.Pool, tenant_id: str
 ) -> None:

@@ -410,6 +410,27 @@ async def test_two_operators_at_once_release_each_item_once(
     assert len(await waiting(database)) == 60
 
 
+async def test_item_that_another_hand_holds_is_passed_over(
+    service: Service, database: Database, salon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prune` locks what it looks at, and waits for nobody who waits for it."""
+    broken = refusing(monkeypatch, calcom.Calcom)
+    for uid in ("held", "free"):
+        await service.post(salon, created(uid))
+    broken.undo()
+    held, free = await ids(database, salon)
+    other = await asyncpg.connect(database.admin_dsn)
+    async with other.transaction():
+        await other.execute("SELECT FROM ingest.inbox WHERE item_id = $1 FOR UPDATE", held)
+        async with asyncio.timeout(5):
+            outcomes = await _released_by_hand(database, salon)
+    await other.close()
+
+    assert [outcome.item_id for outcome in outcomes] == [free]
+    assert await release(tenant=salon) == 0
+    assert await waiting(database) == [free, held]
+
+
 async def _released_by_hand(database: Database, salon: str) -> list[release_module.Outcome]:
     connection = await asyncpg.connect(database.dsn("maintenance"))
     releasing = Release(connection, MASTER_KEY, Wanted(Fate.QUARANTINED, tenant_id=salon))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.infrastructure import Database
 from tests.integration.ingest_service import counted, fates, inbox_of, row, value
-from tests.integration.probe import running
+from tests.integration.probe import running, until
 from turnout_common.ids import new_id
 from turnout_ingest import keys
 from turnout_ingest.acceptance import Row
@@ -100,18 +101,57 @@ async def test_writers_that_want_a_free_key_at_once_get_it_once(database: Databa
     assert Counter(fate for each in found for fate in each) == {Fate.PUBLISHED: 40, Fate.DUPLICATE: 80}
 
 
-class PrunedMeanwhile:
-    """A connection on which the keys are pruned after it found them taken and before it reads who holds them."""
+class Meanwhile:
+    """A connection on which something happens before its first statement `sql`."""
 
-    def __init__(self, connection: asyncpg.Connection, prune: Any) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection, sql: str, happens: Callable[[], Awaitable[object]]
+    ) -> None:
         self._connection = connection
-        self._prune = prune
+        self._sql = sql
+        self._happens: Callable[[], Awaitable[object]] | None = happens
 
     async def fetch(self, sql: str, *arguments: Any) -> Any:
-        if sql == keys.SQL["read_keys"] and self._prune is not None:
-            prune, self._prune = self._prune, None
-            await prune()
+        if sql == self._sql and self._happens is not None:
+            happens, self._happens = self._happens, None
+            await happens()
         return await self._connection.fetch(sql, *arguments)
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["before it looks again", "while it waits"])
+async def test_free_key_that_another_takes_just_now_is_not_taken_again(
+    database: Database, tenant_id: str, committed: bool
+) -> None:
+    """Two replicas saw it free."""
+    key = new_id().bytes
+    await accept(database, row(tenant_id, key))
+    await value(database, EXPIRE, tenant_id)
+    first, second = row(tenant_id, key), row(tenant_id, key)
+    one, other = [await asyncpg.connect(database.dsn("ingest")) for _ in range(2)]
+    transaction, committing = one.transaction(), []
+
+    async def other_waits() -> bool:
+        sql = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
+        return bool(await value(database, sql, other.get_server_pid()))
+
+    async def commit() -> None:
+        if not committed:
+            await until(other_waits, "the second to wait for the first", 4)
+        await transaction.commit()
+
+    async def take_over() -> None:
+        await transaction.start()
+        assert await claim(one, [first]) == {first.key: (first.item_id, first.content_hash)}
+        committing.append(asyncio.create_task(commit()))
+        if committed:
+            await committing[0]
+
+    holders = await claim(Meanwhile(other, keys.SQL["take_over_keys"], take_over), [second])  # type: ignore[arg-type]
+    await committing[0]
+    await one.close()
+    await other.close()
+
+    assert holders == {second.key: (first.item_id, first.content_hash)}
 
 
 async def test_key_that_is_pruned_while_it_is_wanted_goes_to_who_wants_it(
@@ -125,7 +165,7 @@ async def test_key_that_is_pruned_while_it_is_wanted_goes_to_who_wants_it(
         await value(database, "DELETE FROM ingest.inbox_keys WHERE tenant_id = $1", tenant_id)
 
     connection = await asyncpg.connect(database.dsn("ingest"))
-    holders = await claim(PrunedMeanwhile(connection, prune), [late])  # type: ignore[arg-type]
+    holders = await claim(Meanwhile(connection, keys.SQL["read_keys"], prune), [late])  # type: ignore[arg-type]
     await connection.close()
 
     assert holders == {late.key: (late.item_id, late.content_hash)}

@@ -247,6 +247,24 @@ async def test_service_that_does_not_get_the_new_key_goes_on_with_what_it_has_op
     assert (after.keys, after.channels["calcom"].secrets) == (before.keys, ("two",))
 
 
+async def test_tenant_made_after_a_rotation_opens_at_its_first_reading(
+    key_file: KeyFile, database: Database, platform: asyncpg.Connection, tenant_id: str
+) -> None:
+    """By the key that the service reads anew at that moment: nothing is told a second time."""
+    pool = await create_pool(database.dsn("ingest"), "test")
+    directory = TenantDirectory(pool, MASTER_KEY, read_again=key_file.read)
+    await directory.reload()
+    await rotate()
+    await create_tenant(platform, key_file.read(), f"{tenant_id}-after", "UTC")
+
+    async with pool.acquire() as connection:
+        await directory.read(connection, [f"{tenant_id}-after"])
+    await pool.close()
+
+    found = directory.get(f"{tenant_id}-after")
+    assert found is not None and found.keys is not None
+
+
 async def test_tenant_is_made_under_the_key_in_force_and_never_under_a_retired_one(
     key_file: KeyFile, platform: asyncpg.Connection, tenant_id: str
 ) -> None:
@@ -321,6 +339,20 @@ async def test_wrong_key_is_refused_before_anything_is_written(
 
     assert key_file.read() == wrong
     assert await opened_by(platform, OLD) == {0}
+    key_file.write(OLD)
+
+
+async def test_wrong_key_is_refused_where_there_is_no_tenant_left_to_tell_by(
+    key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(*_: object) -> list[object]:
+        return []
+
+    key_file.write(MasterKeys((new_master_key(),)))
+    monkeypatch.setattr(master_key_commands, "data_key_states", none)
+
+    with pytest.raises(CommandError, match="nothing was changed"):
+        await rotate()
     key_file.write(OLD)
 
 

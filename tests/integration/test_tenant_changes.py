@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -20,6 +21,7 @@ from tests.integration.probe import running, until
 from turnout_common import tenant_directory
 from turnout_common.clock import SystemClock
 from turnout_common.postgres import connect, create_pool
+from turnout_common.tenant_changes import KEEPALIVE, PlatformChanges
 from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.tenants import (
     ChannelConfig,
@@ -156,9 +158,8 @@ async def test_terminated_listener_listens_again_and_misses_nothing(
         await in_force(lambda: not tenant_of(directory, tenant_id).active)
 
 
-async def test_tenants_made_in_a_loop_are_read_together_and_each_at_most_once_more_than_needed(
-    database: Database, platform: asyncpg.Connection, tenant_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def readings_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[list[str] | None]:
+    """The ids that each reading asks for; None for all."""
     readings: list[list[str] | None] = []
     read_rows = tenant_directory._read_rows
 
@@ -166,8 +167,15 @@ async def test_tenants_made_in_a_loop_are_read_together_and_each_at_most_once_mo
         readings.append(ids)
         return await read_rows(connection, ids, with_keys=with_keys)
 
+    monkeypatch.setattr(tenant_directory, "_read_rows", counted)
+    return readings
+
+
+async def test_tenants_made_in_a_loop_are_read_together_and_each_at_most_once_more_than_needed(
+    database: Database, platform: asyncpg.Connection, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with following(database) as directory:
-        monkeypatch.setattr(tenant_directory, "_read_rows", counted)
+        readings = readings_from_now_on(monkeypatch)
         names = [f"{tenant_id}-{number}" for number in range(100)]
         started = monotonic()
         for name in names:
@@ -180,10 +188,11 @@ async def test_tenants_made_in_a_loop_are_read_together_and_each_at_most_once_mo
 
 
 async def test_flood_of_changes_is_one_reading_of_all(
-    database: Database, platform: asyncpg.Connection, tenant_id: str
+    database: Database, platform: asyncpg.Connection, tenant_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"{tenant_id}-{number}" for number in range(300)]
     async with following(database) as directory:
+        readings = readings_from_now_on(monkeypatch)
         await platform.execute(
             "INSERT INTO platform.tenants (tenant_id, timezone) SELECT name, 'UTC' FROM unnest($1::text[]) AS name",
             names,
@@ -191,6 +200,8 @@ async def test_flood_of_changes_is_one_reading_of_all(
         await in_force(lambda: all(directory.get(name) for name in names))
         await platform.execute("DELETE FROM platform.tenants WHERE tenant_id = ANY ($1)", names)
         await in_force(lambda: not any(directory.get(name) for name in names))
+
+    assert None in readings
 
 
 async def test_tenant_that_did_not_change_stays_the_same_object(
@@ -280,7 +291,8 @@ async def test_server_that_does_not_answer_blocks_nobody_and_ends_the_reading(
         held = admin.transaction()
         await held.start()
         await admin.execute("LOCK TABLE platform.channels IN ACCESS EXCLUSIVE MODE")
-        first = await ask(database, "SELECT pid FROM pg_stat_activity WHERE application_name = 'test-stuck'")
+        pid = "SELECT pid FROM pg_stat_activity WHERE application_name = 'test-stuck' ORDER BY backend_start DESC LIMIT 1"
+        first = await admin.fetchval(pid)
         async with platform.transaction():
             await platform.execute("SELECT pg_notify('platform_changed', $1)", tenant_id)
         started = monotonic()
@@ -290,9 +302,55 @@ async def test_server_that_does_not_answer_blocks_nobody_and_ends_the_reading(
         await held.rollback()
         await set_tenant_status(platform, tenant_id, "suspended")
 
-        assert first
         await in_force(lambda: not tenant_of(directory, tenant_id).active, 6)
+        assert await admin.fetchval(pid) != first, "the reading was not ended"
     await admin.close()
+
+
+async def test_older_reading_does_not_replace_a_newer_one(
+    database: Database, platform: asyncpg.Connection, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_rows, has_read, go_on = tenant_directory._read_rows, asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: asyncpg.Connection, ids: list[str] | None, *, with_keys: bool) -> object:
+        rows = await read_rows(connection, ids, with_keys=with_keys)
+        if not has_read.is_set():
+            has_read.set()
+            await go_on.wait()
+        return rows
+
+    pool = await create_pool(database.dsn("ingest"), "test", 2)
+    directory = TenantDirectory(pool, MASTER_KEY)
+    monkeypatch.setattr(tenant_directory, "_read_rows", slow)
+    older = asyncio.create_task(directory.reload())
+    await has_read.wait()
+    await set_tenant_status(platform, tenant_id, "suspended")
+    newer = asyncio.create_task(directory.reload())
+    await asyncio.wait([newer], timeout=0.3)
+    go_on.set()
+    await asyncio.gather(older, newer)
+    await pool.close()
+
+    assert not tenant_of(directory, tenant_id).active
+
+
+async def test_who_only_listens_probes_its_peer(database: Database) -> None:
+    """It sends nothing: without probes it would not notice that there is nobody left."""
+    connection = await connect(database.dsn("ingest"), "test-probes")
+
+    async def given() -> asyncpg.Connection:
+        return connection
+
+    async def read(_: asyncpg.Connection, ids: list[str] | None) -> None:
+        has_read.set()
+
+    has_read = asyncio.Event()
+    async with running(PlatformChanges(given, read, NEVER).run()):
+        await has_read.wait()
+        peer = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+        probes = [peer.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name, _ in KEEPALIVE]
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert probes == [value for _, value in KEEPALIVE]
 
 
 class Line:
