@@ -132,7 +132,7 @@ async def test_sigterm_under_load_drains_and_loses_no_answer(world: World, worke
     await world.start("ingest", TURNOUT_WORKERS=workers)
 
     async with scenario.sending():
-        for share in (0.3, 0.6):
+        for share in (0.15, 0.4):
             await scenario.progress(share)
             async with world.commits_held():
                 await until(lambda: _under_way(scenario), "webhooks to wait for their commit")
