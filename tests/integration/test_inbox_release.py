@@ -29,6 +29,7 @@ from tests.integration.ingest_service import (
     rows,
     value,
 )
+from tests.integration.probe import until
 from turnout_cli import inbox_release
 from turnout_cli.errors import CommandError
 from turnout_cli.webhooks import Webhook, facts, signed_headers, telegram
@@ -408,6 +409,45 @@ async def test_two_operators_at_once_release_each_item_once(
     assert await counted(database, salon) == {"published": 60}
     assert await release(tenant=salon) == 0
     assert len(await waiting(database)) == 60
+
+
+async def test_batches_of_two_operators_take_turns(
+    service: Service, database: Database, salon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their corrections of counts would lock each other out."""
+
+    async def waits() -> bool:
+        sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        return bool(await value(database, sql))
+
+    broken = refusing(monkeypatch, calcom.Calcom)
+    await service.post(salon, created("turn"))
+    broken.undo()
+    other = await asyncpg.connect(database.dsn("maintenance"))
+    async with other.transaction():
+        await other.execute(release_module.SQL["one_at_a_time"])
+        releasing = asyncio.create_task(_released_by_hand(database, salon))
+        await until(waits, "the second operator to wait", 10)
+    await other.close()
+
+    assert [outcome.fates for outcome in await releasing] == [("published",)]
+
+
+async def test_release_waits_while_the_outbox_is_long(
+    service: Service, database: Database, salon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: asyncpg.Connection) -> None:
+        raise CommandError("the outbox has not shrunk")
+
+    broken = refusing(monkeypatch, calcom.Calcom)
+    await service.post(salon, created("waits"))
+    broken.undo()
+    monkeypatch.setattr(inbox_release, "wait_for_room", full)
+
+    with pytest.raises(CommandError, match="not shrunk"):
+        await release(tenant=salon)
+
+    assert await fates(database, salon) == ["quarantined"]
 
 
 async def test_item_that_another_hand_holds_is_passed_over(

@@ -356,6 +356,38 @@ async def test_wrong_key_is_refused_where_there_is_no_tenant_left_to_tell_by(
     key_file.write(OLD)
 
 
+async def test_store_that_another_wrote_over_stops_the_rotation_before_a_key_is_wrapped(
+    key_file: KeyFile, platform: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = MasterKeys((new_master_key(), MASTER_KEY))
+
+    def write_over(path: Path, text: str, **_: object) -> None:
+        path.write_text(master_key_text(other, "\n"))
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("turnout_cli.master_key_store.write_private", write_over)
+        with pytest.raises(CommandError, match="changed by another"):
+            await rotate()
+
+    assert await opened_by(platform, OLD) == {0}
+    assert key_file.read() == other
+
+
+async def test_given_key_is_refused_while_a_rotation_to_another_is_unfinished(
+    key_file: KeyFile, platform: asyncpg.Connection, tmp_path: Path
+) -> None:
+    begun = MasterKeys((new_master_key(), MASTER_KEY))
+    key_file.write(begun)
+    given = KeyFile(tmp_path / "given.key")
+    given.write(MasterKeys((new_master_key(),)))
+
+    with pytest.raises(CommandError, match="unfinished"):
+        await rotate(new_key_file=given.path)
+
+    assert key_file.read() == begun
+    assert await opened_by(platform, OLD) == {0}
+
+
 async def test_broken_data_key_stops_the_rotation_unless_it_is_left(
     key_file: KeyFile, platform: asyncpg.Connection, tenant_id: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
