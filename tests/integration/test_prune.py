@@ -212,12 +212,13 @@ async def test_applied_goes_behind_the_mark_of_the_recovery_check_and_nothing_is
     assert await world.ids("SELECT item_id FROM ingest.outbox") == {late}
 
 
-async def test_applied_of_what_counts_as_missing_stays(world: World) -> None:
+@pytest.mark.parametrize("publisher", ["ingest", "booking"])
+async def test_applied_of_what_counts_as_missing_stays(world: World, publisher: str) -> None:
     missing, other = uuid4(), uuid4()
     for record_id in (missing, other):
         await world.applied("sender", record_id, 50 * DAY)
     await world.admin.execute(
-        "INSERT INTO booking.missing (watch, record_id) VALUES ('outbound_messages>sender', $1)", missing
+        f"INSERT INTO {publisher}.missing (watch, record_id) VALUES ('one>sender', $1)", missing
     )
 
     assert await world.prune() == {"sender.applied": 1}
