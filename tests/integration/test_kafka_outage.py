@@ -109,7 +109,7 @@ async def test_consumer_without_kafka_waits_at_a_measured_pace_and_is_back_when_
             looked = dialled.count
             dialled.wire.mend()
             await publish(probe.kafka, probe.topic, second)
-            await until(lambda: has(probe, second.item_id), "the record after", seconds=10)
+            await until(lambda: has(probe, second.item_id), "the record after", seconds=5)
 
     said = [(entry["log_level"], entry["event"].split(":")[0].split(",")[0]) for entry in logged]
     assert said.count(("warning", GONE)) == said.count(("info", BACK)) == 1
@@ -120,8 +120,11 @@ async def test_consumer_without_kafka_waits_at_a_measured_pace_and_is_back_when_
 async def test_client_that_finds_kafka_and_no_leader_asks_again_at_a_measured_pace(
     infrastructure: Infrastructure,
 ) -> None:
+    topic = f"asked.{new_id().hex[-12:]}"
+    await create_topic(infrastructure.kafka, topic, partitions=1)
     producer = create_producer(infrastructure.kafka, "test")
     await producer.start()
+    await producer.partitions_for(topic)
     looks, since = 0, monotonic()
     while monotonic() < since + 1:
         assert await producer.client.force_metadata_update()
