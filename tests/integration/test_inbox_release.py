@@ -30,7 +30,7 @@ from tests.integration.ingest_service import (
     value,
 )
 from tests.integration.probe import until
-from turnout_cli import inbox_release
+from turnout_cli import inbox_release, inbox_replay
 from turnout_cli.errors import CommandError
 from turnout_cli.webhooks import Webhook, facts, signed_headers, telegram
 from turnout_common.postgres import load_queries
@@ -448,6 +448,27 @@ async def test_release_waits_while_the_outbox_is_long(
         await release(tenant=salon)
 
     assert await fates(database, salon) == ["quarantined"]
+
+
+async def test_replay_from_the_time_of_a_released_item_leaves_none_out(
+    service: Service,
+    database: Database,
+    salon: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is the oldest, with the highest seq."""
+    since = now().isoformat()
+    broken = refusing(monkeypatch, calcom.Calcom)
+    await service.post(salon, created("released"))
+    broken.undo()
+    await service.post(salon, created("came later"))
+    await release(tenant=salon)
+    capsys.readouterr()
+
+    await asyncio.to_thread(inbox_replay.replay, tenant=salon, since=since, as_json=True)
+
+    assert json.loads(capsys.readouterr().out)["queued"] == 2
 
 
 async def test_item_that_another_hand_holds_is_passed_over(
