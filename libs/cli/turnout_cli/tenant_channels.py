@@ -52,7 +52,7 @@ def set_channel(
     api_token
         What messages to clients are sent with, or - for the next line of stdin.
     routing_id
-        The provider's id of this account: whatsapp phone_number_id, instagram entry.id, vk group_id.
+        The provider's id of this account: whatsapp phone_number_id, instagram entry.id, vk group_id; telegram, max: bot id.
     handshake
         What proves us when the callback is set up: Meta's verify token, VK's confirmation code; or - as above.
     """

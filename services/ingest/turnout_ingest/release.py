@@ -183,8 +183,16 @@ class Release:
             keys = await tenant_keys(self._connection, self._master_key, tenant_id)
         except UnknownTenant:
             return "its tenant's keys are gone"
-        routing_id = await self._connection.fetchval(SQL["routing_id"], tenant_id, channel)
-        return ChannelContext(tenant_id, Channel(channel), (), keys, routing_id)
+        row = await self._connection.fetchrow(SQL["account"], tenant_id, channel)
+        sealed = row["sealed_handshake"] if row else None
+        return ChannelContext(
+            tenant_id,
+            Channel(channel),
+            (),
+            keys,
+            row["routing_id"] if row else None,
+            handshake=keys.open("handshake", sealed) if sealed else None,
+        )
 
 
 def _moves(record: asyncpg.Record, rows: Sequence[Row]) -> bool:

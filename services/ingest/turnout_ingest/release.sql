@@ -43,5 +43,5 @@ UPDATE ingest.inbox i SET reason = w.reason
 FROM unnest($1::uuid[], $2::text[]) AS w(item_id, reason)
 WHERE i.item_id = w.item_id AND i.reason IS DISTINCT FROM w.reason
 
--- name: routing_id
-SELECT routing_id FROM platform.channels WHERE tenant_id = $1 AND channel = $2
+-- name: account
+SELECT routing_id, sealed_handshake FROM platform.channels WHERE tenant_id = $1 AND channel = $2
