@@ -44,7 +44,11 @@ class ConnectionLimits:
         if self._all >= self._total:
             metrics.CONNECTIONS_REFUSED.labels("total").inc()
             return _TOO_MANY % b"503 Service Unavailable"
-        if self._per_address and self._of[sender_of(address)] >= self._per_address and not self._is_ours(address):
+        if (
+            self._per_address
+            and self._of[sender_of(address)] >= self._per_address
+            and not self._is_ours(address)
+        ):
             metrics.CONNECTIONS_REFUSED.labels("address").inc()
             return _TOO_MANY % b"429 Too Many Requests"
         self._all += 1
