@@ -30,10 +30,11 @@ from turnout_cli.services import SERVICES
 from turnout_cli.supervisor import ProcessSpec, ServiceProcess
 from turnout_common.tenants import TenantSettings, create_api_token, create_tenant, set_channel
 
+#: In the order in which a tenant gets its channels: who waits until ingest knows the last knows that it knows all.
 SECRETS = {
-    "calcom": "fault-test-calcom",
     "telegram": "fault-test-telegram",
     "events": "whsec_" + base64.b64encode(b"fault-test-standard-webhooks-sec").decode(),
+    "calcom": "fault-test-calcom",
 }
 TELEGRAM_TOKEN = "100000002:fault-test-bot"
 RECOVERY_AGE = 4.0
