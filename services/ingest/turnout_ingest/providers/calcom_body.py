@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from turnout_common.events import Key
-from turnout_ingest.providers.provider import Text, Time
+from turnout_ingest.providers.provider import Read, Text, Time
 
 #: A uid that may be absent, null or empty.
 MaybeKey = Annotated[Key | None, BeforeValidator(lambda value: value or None)]
@@ -18,15 +18,11 @@ MaybeKey = Annotated[Key | None, BeforeValidator(lambda value: value or None)]
 Id = Annotated[int, Field(ge=-(2**62), lt=2**62)]
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class Language(_Read):
+class Language(Read):
     locale: Text | None = None
 
 
-class Person(_Read):
+class Person(Read):
     """An attendee or the organizer; `language` stands in envelopes, `locale` in flat events."""
 
     id: Id | None = None
@@ -40,14 +36,14 @@ class Person(_Read):
     bookingSeat: Any = None
 
 
-class Booking(_Read):
+class Booking(Read):
     """What is read of a booking, in an envelope's payload or flat. `responses`, `metadata`, `price`, `rating` and
     `currency` vary in type between triggers; what is not usable of them is left out."""
 
     uid: Key
     startTime: Time
     endTime: Time
-    attendees: list[Person] = []
+    attendees: list[Person] = Field(default_factory=list)
     organizer: Person | None = None
     userId: Id | None = None
     type: Text | None = None
@@ -85,12 +81,12 @@ class Booking(_Read):
         return self.attendees[0]
 
 
-class NoShow(_Read):
+class NoShow(Read):
     bookingUid: Key
     attendees: list[Person] = Field(min_length=1)
 
 
-class Envelope(_Read):
+class Envelope(Read):
     triggerEvent: Literal[
         "BOOKING_REQUESTED",
         "BOOKING_CREATED",
@@ -106,7 +102,7 @@ class Envelope(_Read):
     payload: Booking
 
 
-class NoShowEnvelope(_Read):
+class NoShowEnvelope(Read):
     triggerEvent: Literal["BOOKING_NO_SHOW_UPDATED"]
     createdAt: Time
     payload: NoShow
@@ -118,7 +114,7 @@ class Meeting(Booking):
     triggerEvent: Literal["MEETING_STARTED", "MEETING_ENDED"]
 
 
-class Ping(_Read):
+class Ping(Read):
     triggerEvent: Literal["PING"]
 
 

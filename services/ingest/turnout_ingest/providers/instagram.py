@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from turnout_common.events import RECEIPT_RANKS, FactItem, FactType, MessageItem, MessageKind, ReceiptItem
 from turnout_common.events.values import Channel, Key
 from turnout_common.ids import idempotency_key, new_id
 from turnout_ingest.contacts import label, sealed_text
 from turnout_ingest.providers.meta import MetaProvider, Part, PartyId, Reading, Whole, at_millis, bounded
-from turnout_ingest.providers.provider import Delivery, Refused, Text, event_fields
+from turnout_ingest.providers.provider import Delivery, Read, Refused, Text, event_fields
 
 #: Of `changes`, those whose value is what stands in `messaging` otherwise.
 FIELDS = frozenset({
@@ -39,19 +39,15 @@ FRAME = frozenset({"sender", "recipient", "timestamp"})
 Millis = Annotated[int, Whole, Field(ge=946_684_800_000, lt=7_258_118_400_000)]
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class Party(_Read):
+class Party(Read):
     id: PartyId
 
 
-class QuickReply(_Read):
+class QuickReply(Read):
     payload: str | None = None
 
 
-class Message(_Read):
+class Message(Read):
     mid: Key
     text: Text | None = None
     quick_reply: QuickReply | None = None
@@ -60,23 +56,23 @@ class Message(_Read):
     app_id: Any = None
 
 
-class Postback(_Read):
+class Postback(Read):
     mid: Key | None = None
     payload: str | None = None
     title: Text | None = None
 
 
-class Seen(_Read):
+class Seen(Read):
     mid: Key
 
 
-class Edit(_Read):
+class Edit(Read):
     mid: Key
     text: Text | None = None
     num_edit: Annotated[int, Whole] = 0
 
 
-class Update(_Read):
+class Update(Read):
     sender: Party
     recipient: Party
     timestamp: Millis

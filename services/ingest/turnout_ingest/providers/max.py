@@ -10,7 +10,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import to_json
 
 from turnout_common.events import ConsentItem, Contact, Key, MessageItem, MessageKind
@@ -22,8 +22,10 @@ from turnout_ingest.providers.provider import (
     Delivery,
     Fate,
     Headers,
+    Id,
     Item,
     Provider,
+    Read,
     Refused,
     Text,
     canonical16,
@@ -53,16 +55,11 @@ _PHONE_LINE = re.compile(
     r"^(?:[\w-]{1,20}\.)?TEL(?:;[^:\r\n]{0,120})?:(?:tel:)?([^;\r\n]{1,40})", re.IGNORECASE | re.MULTILINE
 )
 
-Id = Annotated[int, Field(ge=-(2**62), lt=2**62)]
 #: Unix milliseconds from 2000 to 2200.
 Millis = Annotated[int, Field(ge=946_684_800_000, lt=7_258_118_400_000)]
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class User(_Read):
+class User(Read):
     user_id: Id
     is_bot: bool = False
     name: Text | None = None
@@ -70,7 +67,7 @@ class User(_Read):
     last_name: Text | None = None
 
 
-class Recipient(_Read):
+class Recipient(Read):
     chat_type: Text
 
     @property
@@ -78,53 +75,53 @@ class Recipient(_Read):
         return self.chat_type == "dialog"
 
 
-class Attachment(_Read):
+class Attachment(Read):
     type: Text
     payload: Any = None
 
 
-class SharedContact(_Read):
+class SharedContact(Read):
     vcf_info: Text | None = None
     max_info: User | None = None
 
 
-class Body(_Read):
+class Body(Read):
     mid: Key
     seq: Id = 0
     text: Text | None = None
     attachments: list[Attachment] | None = None
 
 
-class Message(_Read):
+class Message(Read):
     recipient: Recipient
     timestamp: Millis
     body: Body
     sender: User | None = None
 
 
-class MessageUpdate(_Read):
+class MessageUpdate(Read):
     timestamp: Millis
     message: Message
     user_locale: Text | None = None
 
 
-class Callback(_Read):
+class Callback(Read):
     timestamp: Millis
     callback_id: Key
     user: User
     payload: str | None = None
 
 
-class BodyOfButton(_Read):
+class BodyOfButton(Read):
     seq: Id = 0
 
 
-class MessageOfButton(_Read):
+class MessageOfButton(Read):
     recipient: Recipient
     body: BodyOfButton | None = None
 
 
-class CallbackUpdate(_Read):
+class CallbackUpdate(Read):
     """`message` is missing or null when the message with the button was deleted."""
 
     callback: Callback
@@ -132,7 +129,7 @@ class CallbackUpdate(_Read):
     user_locale: Text | None = None
 
 
-class DialogUpdate(_Read):
+class DialogUpdate(Read):
     timestamp: Millis
     user: User
     payload: Text | None = None

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import from_json
 
 from turnout_common.events import InboundItem
@@ -33,6 +33,18 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Time = Annotated[
     AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC))
 ]
+
+
+#: An id as messengers give it.
+Id = Annotated[int, Field(ge=-(2**62), lt=2**62)]
+#: Unix seconds from 2000 to 2200.
+Seconds = Annotated[int, Field(ge=946_684_800, lt=7_258_118_400)]
+
+
+class Read(BaseModel):
+    """What is read of a provider's body: strict on that, open to the rest."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
 class Fate(StrEnum):

@@ -7,10 +7,10 @@ are stale. Legacy updates lack `is_bot` and `chat_instance`; everything not read
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from turnout_common.events import ConsentItem, Contact, MessageItem, MessageKind
 from turnout_common.events.values import Channel
@@ -21,9 +21,12 @@ from turnout_ingest.providers.provider import (
     Delivery,
     Fate,
     Headers,
+    Id,
     Item,
     Provider,
+    Read,
     Refused,
+    Seconds,
     Text,
     canonical16,
     event_fields,
@@ -43,16 +46,8 @@ NOT_NEEDED = frozenset({
 #: The status of our bot in a private chat while the client blocks it, and while they do not.
 OPTED_IN = {"kicked": False, "left": False, "member": True}
 
-Id = Annotated[int, Field(ge=-(2**62), lt=2**62)]
-#: Unix seconds from 2000 to 2200.
-Seconds = Annotated[int, Field(ge=946_684_800, lt=7_258_118_400)]
 
-
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class User(_Read):
+class User(Read):
     id: Id
     is_bot: bool = False
     first_name: Text | None = None
@@ -60,19 +55,19 @@ class User(_Read):
     language_code: Text | None = None
 
 
-class Chat(_Read):
+class Chat(Read):
     id: Id
     type: Text
 
 
-class SharedContact(_Read):
+class SharedContact(Read):
     phone_number: Text
     first_name: Text | None = None
     last_name: Text | None = None
     user_id: Id | None = None
 
 
-class Message(_Read):
+class Message(Read):
     message_id: Id
     date: Seconds
     chat: Chat
@@ -83,25 +78,25 @@ class Message(_Read):
     contact: SharedContact | None = None
 
 
-class MessageOfButton(_Read):
+class MessageOfButton(Read):
     """May be an inaccessible message, whose date is 0."""
 
     message_id: Id
     chat: Chat
 
 
-class CallbackQuery(_Read):
+class CallbackQuery(Read):
     id: Text
     sender: User = Field(alias="from")
     message: MessageOfButton | None = None
     data: str | None = None
 
 
-class ChatMember(_Read):
+class ChatMember(Read):
     status: Text
 
 
-class MyChatMember(_Read):
+class MyChatMember(Read):
     chat: Chat
     sender: User = Field(alias="from")
     date: Seconds

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import to_json
 
 from turnout_common.events import ConsentItem, FactItem, FactType, MessageItem, MessageKind
@@ -23,9 +23,12 @@ from turnout_ingest.providers.provider import (
     Delivery,
     Fate,
     Headers,
+    Id,
     Item,
     Provider,
+    Read,
     Refused,
+    Seconds,
     Text,
     canonical16,
     event_fields,
@@ -64,16 +67,8 @@ FIRST_GROUP_CHAT = 2_000_000_000
 LONGEST_PAYLOAD = 255
 LANGUAGES = {0: "ru", 1: "uk", 2: "be", 3: "en", 6: "de"}
 
-Id = Annotated[int, Field(ge=-(2**62), lt=2**62)]
-#: Unix seconds from 2000 to 2200.
-Seconds = Annotated[int, Field(ge=946_684_800, lt=7_258_118_400)]
 
-
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class Message(_Read):
+class Message(Read):
     """`id` is 0 in group chats, `conversation_message_id` is missing in old captures."""
 
     id: Id = 0
@@ -92,7 +87,7 @@ class Message(_Read):
         return 0 < self.peer_id < FIRST_GROUP_CHAT
 
 
-class Press(_Read):
+class Press(Read):
     """`object.event_id` is a token to answer the press with, not the delivery's id."""
 
     user_id: Id
@@ -101,7 +96,7 @@ class Press(_Read):
     payload: Any = None
 
 
-class Permission(_Read):
+class Permission(Read):
     user_id: Annotated[int, Field(gt=0, lt=2**62)]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from turnout_common.events import (
     RECEIPT_RANKS,
@@ -40,7 +40,7 @@ from turnout_ingest.providers.meta import (
     at_seconds,
     bounded,
 )
-from turnout_ingest.providers.provider import Delivery, Refused, Text, event_fields
+from turnout_ingest.providers.provider import Delivery, Read, Refused, Text, event_fields
 
 FIELDS = ("messages", "user_preferences")
 LISTS = ("messages", "statuses", "user_preferences", "errors")
@@ -70,36 +70,32 @@ LONGEST_NAME = 255
 Seconds = Annotated[int, Whole, Field(ge=946_684_800, lt=7_258_118_400)]
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class TextBody(_Read):
+class TextBody(Read):
     body: Text
 
 
-class Media(_Read):
+class Media(Read):
     caption: Text | None = None
 
 
-class Button(_Read):
+class Button(Read):
     """A quick reply of a template."""
 
     payload: str | None = None
     text: Text | None = None
 
 
-class Reply(_Read):
+class Reply(Read):
     id: str
     title: Text | None = None
 
 
-class Interactive(_Read):
+class Interactive(Read):
     button_reply: Reply | None = None
     list_reply: Reply | None = None
 
 
-class Words(_Read):
+class Words(Read):
     """What a message says, by its type."""
 
     type: Text
@@ -109,7 +105,7 @@ class Words(_Read):
     document: Media | None = None
 
 
-class Edit(_Read):
+class Edit(Read):
     message: Words
 
 
@@ -124,7 +120,7 @@ class Message(Words):
     edit: Edit | None = None
 
 
-class Status(_Read):
+class Status(Read):
     id: Key
     status: Text
     timestamp: Seconds
@@ -132,7 +128,7 @@ class Status(_Read):
     errors: Any = None
 
 
-class Preference(_Read):
+class Preference(Read):
     value: Text
     timestamp: Seconds
     wa_id: PartyId | None = None
