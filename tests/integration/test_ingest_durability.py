@@ -194,6 +194,47 @@ async def test_two_writers_with_the_same_keys_in_opposite_order_do_not_deadlock(
     assert [entry for entry in logged if entry["log_level"] != "info"] == []
 
 
+async def test_new_items_are_stored_by_one_statement(inbox: Inbox, salon: str) -> None:
+    await inbox.accept([row(salon)])
+    asked: list[str] = []
+    assert inbox._connection is not None
+    inbox._connection.add_query_logger(lambda query: asked.append(query.query))
+
+    await inbox.accept([row(salon) for _ in range(50)])
+
+    assert len(asked) == 1
+
+
+async def test_items_are_counted_once_where_a_batch_fails_after_its_new_ones_are_stored(
+    database: Database, inbox: Inbox, salon: str
+) -> None:
+    """The key of the second is free, but its row is locked until the commit's time is over."""
+    key = new_id().bytes
+    await inbox.accept([row(salon, key)])
+    await value(database, "UPDATE ingest.inbox_keys SET kept_until = now() - interval '1 s'")
+    sent, before = [row(salon), row(salon, key), row(salon)], inbox.accepted
+    blocker = await asyncpg.connect(database.admin_dsn)
+    blocking = blocker.transaction()
+    await blocking.start()
+    await blocker.execute("SELECT FROM ingest.inbox_keys WHERE key_hash = $1 FOR UPDATE", key)
+
+    with capture_logs() as logged:
+        storing = asyncio.create_task(inbox.accept(sent))
+        await until(lambda: _could_not_commit(logged), "the commit to fail")
+        await blocking.rollback()
+        found = await storing
+    await blocker.close()
+
+    assert found == [Fate.PUBLISHED] * 3
+    assert await fates(database, salon) == ["published"] * 4
+    assert await counted(database, salon) == {"published": 4}
+    assert inbox.accepted - before == 3
+
+
+async def _could_not_commit(logged: list[Any]) -> bool:
+    return any(entry["event"].startswith("the inbox could not commit") for entry in logged)
+
+
 async def test_answer_comes_only_after_the_commit(service: Service, database: Database, salon: str) -> None:
     await service.post(salon, created("warm"))
     blocker = await asyncpg.connect(database.admin_dsn)

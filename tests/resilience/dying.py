@@ -6,7 +6,6 @@ service knows of it: the points are wrapped round from here.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import runpy
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from asyncpg.transaction import Transaction
+import asyncpg
 
 from turnout_common.relay import Relay
 from turnout_ingest.acceptance import Row
@@ -27,22 +26,16 @@ Die = Callable[[Iterable[UUID]], None]
 
 
 def before_commit(die: Die) -> None:
-    """Ingest has claimed the keys and inserted the rows; nothing is committed."""
-    stored: list[UUID] = []
-    transaction, leave = Inbox._transaction, Transaction.__aexit__
+    """Ingest's statement has claimed the keys and inserted the rows; it is not committed, as it otherwise is when it ends."""
+    write = Inbox._write_new
 
-    async def noting(self: Inbox, rows: Sequence[Row]) -> Any:
-        stored[:] = [row.item_id for row in rows]
-        return await transaction(self, rows)
+    async def writing(self: Inbox, connection: asyncpg.Connection, rows: Sequence[Row]) -> Any:
+        async with connection.transaction():
+            written = await write(self, connection, rows)
+            die(row.item_id for row in rows)
+            return written
 
-    async def leaving(self: Transaction, *error: Any) -> None:
-        task = asyncio.current_task()
-        if task is not None and task.get_name() == "inbox":
-            die(stored)
-        await leave(self, *error)
-
-    Inbox._transaction = noting  # type: ignore[method-assign]
-    Transaction.__aexit__ = leaving  # type: ignore[method-assign, assignment]
+    Inbox._write_new = writing  # type: ignore[method-assign]
 
 
 def before_answer(die: Die) -> None:

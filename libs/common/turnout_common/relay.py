@@ -31,6 +31,9 @@ BATCH_ROWS = 500
 TELL_SECONDS = 60.0
 ACK_SECONDS = 5.0
 POLL_SECONDS = 0.2
+#: After a round that was not full some more may gather, since a round costs much the same for one row and for many; the
+#: first row after a pause waits for nobody.
+GATHER_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Relay:
         try:
             while True:
                 try:
-                    idle = not await self.publish_batch()
+                    taken = await self.publish_batch()
                     self._tell_that_it_goes_on(failures)
                     failures = 0
                 except Exception as error:
@@ -85,8 +88,10 @@ class Relay:
                     await self._close()
                     await asyncio.sleep(min(0.2 * 2 ** min(failures, 5), 5.0) * random.uniform(0.5, 1.0))
                     continue
-                if idle:
+                if not taken:
                     await self._wait()
+                elif taken < BATCH_ROWS:
+                    await asyncio.sleep(GATHER_SECONDS)
         finally:
             await self._close()
 

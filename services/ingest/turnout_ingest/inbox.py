@@ -21,7 +21,7 @@ import structlog
 from turnout_common import metrics
 from turnout_common.postgres import load_queries
 from turnout_ingest.acceptance import Row, sealed_headers
-from turnout_ingest.keys import claim
+from turnout_ingest.keys import KEPT_HOURS, claim
 from turnout_ingest.providers import PROVIDERS
 from turnout_ingest.providers.provider import Fate, hash16
 from turnout_ingest.settling import Settled, columns, settle
@@ -165,7 +165,7 @@ class Inbox:
     async def _store(self, rows: Sequence[Row]) -> dict[UUID, Fate]:
         """The fates of `rows`, committed. A row that cannot be stored is found by halving and quarantined."""
         try:
-            settled = await self._transaction(rows)
+            settled = await self._write(rows)
         except POISON as error:
             if len(rows) == 1:
                 return await self._store_poison(rows[0], error)
@@ -184,23 +184,44 @@ class Inbox:
             sealed_headers=sealed_headers(row.delivery, headers) if row.delivery else row.sealed_headers,
         )  # fmt: skip
         try:
-            settled = await self._transaction([kept])
+            settled = await self._write([kept])
         except POISON as again:
             log.error("nor can it be quarantined", item=str(row.item_id), error=_named(again))
             return {}
         self._count(settled)
         return {each.row.item_id: each.fate for each in settled}
 
-    async def _transaction(self, rows: Sequence[Row]) -> list[Settled]:
+    async def _write(self, rows: Sequence[Row]) -> list[Settled]:
+        """`rows` committed: in one statement those whose keys nobody holds, mostly all; then the others."""
         connection = await self._connected()
         limit = asyncio.get_running_loop().call_later(COMMIT_SECONDS, connection.terminate)
         try:
-            async with connection.transaction():
-                settled = settle(rows, await claim(connection, rows))
-                await connection.execute(SQL["store_items"], *columns(settled), self._shard)
+            settled = await self._write_new(connection, rows)
+            if len(settled) < len(rows):
+                written = {each.row.item_id for each in settled}
+                held = [row for row in rows if row.item_id not in written]
+                settled += await self._write_held(connection, held)
         finally:
             limit.cancel()
         self.commits += 1
+        return settled
+
+    async def _write_new(self, connection: asyncpg.Connection, rows: Sequence[Row]) -> list[Settled]:
+        """Those of `rows` that hold their key now, committed."""
+        new = [Settled(row, row.fate, row.reason, None) for row in rows]
+        content, hours = [row.content_hash for row in rows], [KEPT_HOURS[row.channel] for row in rows]
+        written = await connection.fetch(SQL["store_new_items"], *columns(new), self._shard, content, hours)
+        if len(written) == len(rows):
+            return new
+        ids = {record[0] for record in written}
+        return [each for each in new if each.row.item_id in ids]
+
+    async def _write_held(self, connection: asyncpg.Connection, rows: Sequence[Row]) -> list[Settled]:
+        """`rows` whose keys were held already: by another item, by one whose window has passed, or by themselves, when
+        the answer to their commit was lost."""
+        async with connection.transaction():
+            settled = settle(rows, await claim(connection, rows))
+            await connection.execute(SQL["store_items"], *columns(settled), self._shard)
         return settled
 
     def _count(self, settled: Sequence[Settled]) -> None:

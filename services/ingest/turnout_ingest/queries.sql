@@ -63,6 +63,46 @@ FROM stored GROUP BY tenant_id, channel, day, fate ORDER BY tenant_id, channel, 
 ON CONFLICT (tenant_id, channel, day, fate, shard)
 DO UPDATE SET items = c.items + excluded.items, last_at = greatest(c.last_at, excluded.last_at)
 
+-- name: store_new_items
+-- `claim_keys` and `store_items` at once for items whose keys nobody holds: one way to Postgres and back, and it is
+-- committed when it answers. Gives the items that are stored; of the others nothing is written. Sorted as the callers of
+-- `claim_keys` sort, in whatever language the database is, so that two writers never deadlock.
+WITH item AS MATERIALIZED (
+  SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                       $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::bytea[], $14::uuid[],
+                       $15::text[], $16::bytea[], $17::bytea[], $19::bytea[], $20::int[])
+    WITH ORDINALITY AS i(item_id, request_id, tenant_id, channel, kind, event_type, fate, reason,
+                         kafka_key, subject, occurred_at, received_at, key_hash, first_item_id,
+                         payload, sealed, sealed_headers, content_hash, hours, n)
+), claimed AS (
+  INSERT INTO ingest.inbox_keys (tenant_id, channel, key_hash, content_hash, item_id, kept_until)
+  SELECT tenant_id, channel, key_hash, content_hash, item_id, now() + make_interval(hours => hours)
+  FROM item ORDER BY tenant_id COLLATE "C", channel COLLATE "C", key_hash, n
+  ON CONFLICT DO NOTHING
+  RETURNING item_id
+), stored AS (
+  INSERT INTO ingest.inbox (item_id, request_id, tenant_id, channel, kind, event_type, fate, reason, kafka_key, subject,
+                            occurred_at, received_at, key_hash, payload)
+  SELECT item_id, request_id, tenant_id, channel, kind, event_type, fate, reason, kafka_key, subject,
+         occurred_at, received_at, key_hash, payload
+  FROM item JOIN claimed USING (item_id) ORDER BY n
+  ON CONFLICT (item_id) DO NOTHING
+  RETURNING seq, item_id, tenant_id, channel, fate, received_at
+), kept AS (
+  INSERT INTO ingest.raw_items (item_id, tenant_id, sealed, sealed_headers, received_at)
+  SELECT i.item_id, i.tenant_id, i.sealed, i.sealed_headers, i.received_at
+  FROM item i JOIN stored USING (item_id) WHERE i.sealed IS NOT NULL
+), queued AS (
+  INSERT INTO ingest.outbox (item_id) SELECT item_id FROM stored WHERE fate = 'published' ORDER BY seq
+), counted AS (
+  INSERT INTO ingest.fate_counts AS c (tenant_id, channel, day, fate, shard, items, last_at)
+  SELECT tenant_id, channel, (received_at AT TIME ZONE 'UTC')::date AS day, fate, $18::smallint, count(*), max(received_at)
+  FROM stored GROUP BY tenant_id, channel, day, fate ORDER BY tenant_id, channel, day, fate
+  ON CONFLICT (tenant_id, channel, day, fate, shard)
+  DO UPDATE SET items = c.items + excluded.items, last_at = greatest(c.last_at, excluded.last_at)
+)
+SELECT item_id FROM claimed
+
 -- name: fetch_outbox
 -- LATERAL with a limit keeps to one look into the index a row, whatever the planner believes of an outbox that is
 -- empty one second and long the next. Rows whose item is gone come without a payload, for the relay to drop.
