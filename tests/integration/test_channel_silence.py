@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from tests.infrastructure import Database
-from tests.integration.ingest_service import add_channels, inbox_of, now, row, value
-from tests.integration.probe import running
+from tests.infrastructure import Database, Infrastructure
+from tests.integration.ingest_service import add_channels, inbox_of, ingest, now, row, value
+from tests.integration.probe import running, until
 from turnout_cli import inbox_channels
 from turnout_common import metrics
 from turnout_common.postgres import create_pool
@@ -124,6 +124,21 @@ async def test_silence_and_its_end_are_logged_once_and_shown_by_the_gauge(
     told = [(entry["log_level"], entry["event"]) for entry in logged if "tenant_id" in entry]
     assert told == [("warning", "a channel fell silent"), ("info", "a channel is silent no more")]
     assert (fell, gauge.get()) == (1, 0)
+
+
+async def test_ingest_looks_by_itself_and_status_tells_how_many_are_silent(
+    database: Database, infrastructure: Infrastructure, topic_prefix: str, tenant_id: str
+) -> None:
+    await value(database, "DELETE FROM ingest.fate_counts")
+    await spoke(database, tenant_id, now() - timedelta(hours=40), DAILY)
+
+    async with ingest(database, infrastructure, topic_prefix, relay=False) as service:
+
+        async def told() -> bool:
+            answer = await service.request("GET", "/status")
+            return bool(json.loads(answer.body)["silent_channels"] == 1)
+
+        await until(told, "status to tell of the silent channel")
 
 
 async def test_last_item_is_kept_with_the_counts_whatever_became_of_it(

@@ -62,6 +62,7 @@ class Figures:
     accepted: int | None = None
     events: int | None = None
     freshness_seconds: float | None = None
+    silent_channels: int | None = None
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Figures:
@@ -75,6 +76,7 @@ class Figures:
             whole("accepted"),
             whole("events"),
             float(fresh) if isinstance(fresh, int | float) else None,
+            whole("silent_channels"),
         )
 
 
@@ -96,7 +98,8 @@ async def _fetch(session: aiohttp.ClientSession, url: str) -> Figures:
 
 def table(state: State, figures: Mapping[str, Figures], *, width: int) -> Table:
     """One line a process; a narrow terminal gets no URLs."""
-    result = Table(box=None, pad_edge=False, header_style="bold", caption=_CAPTION, caption_justify="left")
+    caption = "\n".join([_CAPTION, *_silence(figures)])
+    result = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     with_urls = width >= WIDE
     for heading in ("process", "state", "restarts", *(["url"] if with_urls else [])):
         result.add_column(heading, no_wrap=True)
@@ -109,6 +112,13 @@ def table(state: State, figures: Mapping[str, Figures], *, width: int) -> Table:
         cells = _cells(figures.get(name, Figures()))
         result.add_row(name, f"[{colour}]{record.state}[/]", str(record.restarts), *address, *cells)
     return result
+
+
+def _silence(figures: Mapping[str, Figures]) -> list[str]:
+    """A line where channels that used to speak do not."""
+    silent = max((each.silent_channels or 0 for each in figures.values()), default=0)
+    said = "1 channel is silent" if silent == 1 else f"{silent} channels are silent"
+    return [f"! {said} that used to speak: ./turnout inbox channels --silent"] if silent else []
 
 
 def _cells(figures: Figures) -> list[str]:

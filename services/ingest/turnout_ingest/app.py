@@ -19,6 +19,7 @@ from turnout_common.workers import Worker
 from turnout_ingest.inbox import Inbox
 from turnout_ingest.openapi import security_schemes, webhook_paths
 from turnout_ingest.settings import IngestSettings
+from turnout_ingest.silence import Silence
 from turnout_ingest.webhook import PREFIX, WebhookEndpoint
 
 SQL = load_queries("turnout_ingest")
@@ -30,9 +31,12 @@ NOT_NEAR = {"description": "Asked from a public address or by way of a proxy."}
 class IngestApp(FastAPI):
     """FastAPI, save that webhooks pass its layers by: they were measured to cost more than all that a webhook needs."""
 
-    def __init__(self, webhooks: WebhookEndpoint | None, worker: Worker | None, **options: Any) -> None:
+    def __init__(
+        self, webhooks: WebhookEndpoint | None, worker: Worker | None, silence: Silence | None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._webhooks = webhooks
+        self._silence = silence
         self._operations = Operations(super().__call__, worker)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -44,7 +48,8 @@ class IngestApp(FastAPI):
     def loops(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What must run beside it."""
         spool = self._webhooks.spool if self._webhooks is not None else None
-        return {"spool": spool.run()} if spool is not None else {}
+        parts = {"spool": spool, "silence": self._silence}
+        return {name: part.run() for name, part in parts.items() if part is not None}
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -104,6 +109,8 @@ def create_app(
 
     async def status() -> dict[str, Any]:
         figures: dict[str, Any] = {"accepted": inbox.accepted, "tenants": len(directory.all())}
+        if silence is not None:
+            figures["silent_channels"] = silence.channels
         try:
             found = await backlog.ask()
         except Exception as error:
@@ -111,13 +118,20 @@ def create_app(
         return figures | {"lag": found["waiting"], "oldest_unpublished_seconds": found["oldest_seconds"]}
 
     webhooks = WebhookEndpoint(directory, inbox, settings, clock)
-    return _application(webhooks, worker, readiness, status)
+    silence = Silence(pool) if worker is None or worker.first else None
+    return _application(webhooks, worker, silence, readiness, status)
 
 
 def _application(
-    webhooks: WebhookEndpoint | None, worker: Worker | None, readiness: Readiness, status: Status
+    webhooks: WebhookEndpoint | None,
+    worker: Worker | None,
+    silence: Silence | None,
+    readiness: Readiness,
+    status: Status,
 ) -> IngestApp:
-    app = IngestApp(webhooks, worker, title="Turnout ingest", version="1", docs_url=None, redoc_url=None)
+    app = IngestApp(
+        webhooks, worker, silence, title="Turnout ingest", version="1", docs_url=None, redoc_url=None
+    )
     app.include_router(health_router("ingest", readiness, status))
     return app
 
@@ -128,5 +142,5 @@ def openapi_text() -> str:
     async def nothing() -> dict[str, Any]:
         return {}
 
-    document = _application(None, None, nothing, nothing).openapi()
+    document = _application(None, None, None, nothing, nothing).openapi()
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -17,7 +17,6 @@ from turnout_ingest.app import create_app
 from turnout_ingest.inbox import SHARDS, Inbox
 from turnout_ingest.relay import create_recovery, create_relay
 from turnout_ingest.settings import IngestSettings, load_settings
-from turnout_ingest.silence import Silence
 
 
 async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
@@ -38,7 +37,7 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
     loops = {"inbox": inbox.run(), "tenants": directory.run(lambda: connect(dsn, "turnout-ingest-tenants"))}
     if worker is None or worker.first:
         recovery = create_recovery(settings, pool, relay)
-        loops |= {"relay": relay.run(), "recovery": recovery.run(), "silence": Silence(pool).run()}
+        loops |= {"relay": relay.run(), "recovery": recovery.run()}
     return await serve(app, settings, app.loops() | loops, worker=worker)
 
 

@@ -29,6 +29,11 @@ class Silence:
         self._every_seconds = every_seconds
         self._silent: set[tuple[str, str]] = set()
 
+    @property
+    def channels(self) -> int:
+        """How many were silent at the last look."""
+        return len(self._silent)
+
     async def run(self) -> None:
         while True:
             try:
