@@ -8,6 +8,7 @@ from pathlib import Path
 from cyclopts import App
 
 from turnout_cli import contract_files
+from turnout_cli.asyncapi import asyncapi_text
 from turnout_cli.env_example import env_example
 from turnout_cli.errors import CommandError
 from turnout_cli.output import say
@@ -15,13 +16,14 @@ from turnout_cli.state import project_root
 
 _ROOT_USAGE = "```console\nturnout COMMAND\n```\n\n"
 app = App(
-    name="contracts", help="Schemas and examples of the events, OpenAPI of ingest, .env.example, docs/CLI.md."
+    name="contracts",
+    help="Schemas and examples of the events, AsyncAPI, OpenAPI of ingest, .env.example, docs/CLI.md.",
 )
 
 
 @app.command
 def generate() -> int:
-    """Write contracts/schemas, the OpenAPI of ingest, .env.example and docs/CLI.md from the code."""
+    """Write contracts/schemas, asyncapi.json, the OpenAPI of ingest, .env.example and docs/CLI.md from the code."""
     changed = contract_files.write_schemas()
     for file, text in generated_files().items():
         if _read(file) != text:
@@ -42,7 +44,7 @@ def check() -> int:
     if faults:
         say("`./turnout contracts generate` writes what is generated; examples are written by hand.")
         return 1
-    say("✓ schemas, examples, OpenAPI, .env.example and docs/CLI.md are up to date")
+    say("✓ schemas, examples, AsyncAPI, OpenAPI, .env.example and docs/CLI.md are up to date")
     return 0
 
 
@@ -52,6 +54,7 @@ def generated_files() -> dict[Path, str]:
     return {
         root / ".env.example": env_example(),
         root / "docs" / "CLI.md": cli_reference(),
+        root / "contracts" / "asyncapi.json": asyncapi_text(),
         root / "contracts" / "openapi" / "ingest.json": ingest_openapi(),
     }
 
