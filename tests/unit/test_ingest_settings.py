@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from turnout_ingest.settings import IngestSettings, startup_faults
+from turnout_ingest.settings import IngestSettings
 
 GOOD_KEY = base64.b64encode(os.urandom(32)).decode()
 STRICT_MODES = ["strict_webhook_signature", "strict_tenant_config", "strict_inbound_schema"]
@@ -28,14 +28,12 @@ def faults(
     dsn: str = "postgresql://nobody@127.0.0.1:1/none",
     **changes: Any,
 ) -> list[str]:
-    return startup_faults(
-        IngestSettings(
-            env=env,  # type: ignore[arg-type]
-            postgres_dsn=SecretStr(dsn),
-            master_key=SecretStr(key) if key is not None else None,
-            **changes,
-        )
-    )
+    return IngestSettings(
+        env=env,  # type: ignore[arg-type]
+        postgres_dsn=SecretStr(dsn),
+        master_key=SecretStr(key) if key is not None else None,
+        **changes,
+    ).start_faults()
 
 
 def test_strict_modes_are_on_by_default_and_production_starts() -> None:
@@ -93,6 +91,19 @@ def test_production_refuses_a_default_or_short_password_of_the_database(password
     assert fault.startswith("TURNOUT_POSTGRES_DSN: ") and "refused in production" in fault
     assert password not in fault.removeprefix("TURNOUT_POSTGRES_DSN: a default password")
     assert faults("development", dsn=dsn) == []
+
+
+def test_password_in_a_parameter_of_the_dsn_is_judged_too() -> None:
+    (fault,) = faults(dsn="postgresql://127.0.0.1:1/none?user=turnout_ingest&password=short")
+
+    assert fault.startswith("TURNOUT_POSTGRES_DSN: a password of fewer than")
+
+
+@pytest.mark.parametrize("password", ["pa[ss", "pa\N{DOUBLE QUESTION MARK}ss"])
+def test_dsn_that_is_no_url_is_told_without_it(password: str) -> None:
+    (fault,) = faults(dsn=f"postgresql://turnout_ingest:{password}@127.0.0.1:1/none")
+
+    assert "percent-encoded" in fault and "pa" + password[2] not in fault
 
 
 @pytest.mark.parametrize("password", ["", ":" + os.urandom(16).hex()])

@@ -20,7 +20,8 @@ from fastapi import FastAPI
 
 from turnout_common.client_address import Proxies
 from turnout_common.http_protocol import HTTP_OPTIONS, ConnectionLimits, limited
-from turnout_common.settings import ServiceSettings
+from turnout_common.log_setup import configure_logging
+from turnout_common.settings import AnySettings, ServiceSettings, load_settings
 from turnout_common.workers import Worker, run_workers, this_worker
 
 log = structlog.get_logger()
@@ -35,6 +36,17 @@ class _Server(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
+
+
+def settings_to_start(service: str, kind: type[AnySettings]) -> AnySettings:
+    """The settings of the environment, with the log set up as they say. Where they forbid a start the process ends with
+    status 2, before it opened anything, and says why in a line a fault."""
+    settings = load_settings(kind)
+    if isinstance(settings, list):
+        sys.stderr.writelines(f"{service} does not start: {fault}\n" for fault in settings)
+        sys.exit(2)
+    configure_logging(service, settings.log_level, settings.log_format)
+    return settings
 
 
 def run_process(main: Coroutine[Any, Any, int]) -> int:

@@ -6,13 +6,14 @@ Source: environment variables with the prefix `TURNOUT_` (docs: `.env.example`, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
-from urllib.parse import unquote, urlsplit
+from typing import Literal, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from turnout_common.client_address import Proxies
+from turnout_common.security import MasterKeys, SecretError, is_guessable, read_master_key
 
 LEAST_PASSWORD = 12
 #: Long enough, and known to everybody.
@@ -96,11 +97,19 @@ class ServiceSettings(BaseSettings):
     def production(self) -> bool:
         return self.env == "production"
 
+    def start_faults(self) -> list[str]:
+        """Why the service must not start, one line each and without a secret; empty when it may."""
+        weak = self.weak_postgres_password() if self.production else None
+        return [f"TURNOUT_POSTGRES_DSN: {weak}"] if weak else []
+
     def weak_postgres_password(self) -> str | None:
         """What production has against the password in the DSN, in words. None in a DSN is well: there are certificates
         and .pgpass."""
-        parts = urlsplit(self.postgres_dsn.get_secret_value())
-        password = unquote(parts.password or "")
+        try:
+            parts = urlsplit(self.postgres_dsn.get_secret_value())
+        except ValueError:  # Python's words may hold the password
+            return "not a URL: what is special in its password must be percent-encoded"
+        password = unquote(parts.password or "") or parse_qs(parts.query).get("password", [""])[0]
         if not password:
             return None
         if password.lower() in (*KNOWN_PASSWORDS, (parts.username or "").lower()):
@@ -116,3 +125,44 @@ class ServiceSettings(BaseSettings):
     def group(self, name: str) -> str:
         """The consumer group's name on the broker."""
         return f"{self.topic_prefix}{name}"
+
+
+class KeyedSettings(ServiceSettings):
+    """Of a service that seals or opens: it needs the master key."""
+
+    def master_keys(self) -> MasterKeys:
+        """The master key, during a rotation two. Raises SecretError, in production for a guessable one too; OSError or
+        ValueError for an unusable file."""
+        given = self.master_key.get_secret_value() if self.master_key is not None else None
+        keys = read_master_key(given, self.master_key_file)
+        if self.production and is_guessable(keys.newest):
+            raise SecretError(
+                "a default or guessable key is refused in production; make one with `openssl rand -base64 32`"
+            )
+        return keys
+
+    def start_faults(self) -> list[str]:
+        faults = super().start_faults()
+        try:
+            self.master_keys()
+        except (SecretError, OSError, ValueError) as error:
+            faults.append(f"TURNOUT_MASTER_KEY: {error}")
+        return faults
+
+
+AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
+
+
+def load_settings(kind: type[AnySettings]) -> AnySettings | list[str]:
+    """The settings of the environment, or why the service must not start, one line each and without any value."""
+    try:
+        settings = kind()
+    except ValidationError as error:
+        return [_said(fault["loc"], fault["msg"]) for fault in error.errors()]
+    return settings.start_faults() or settings
+
+
+def _said(place: tuple[int | str, ...], message: str) -> str:
+    """A rule over several settings has no place, and names them itself."""
+    words = message.removeprefix("Value error, ")
+    return f"TURNOUT_{'_'.join(map(str, place)).upper()}: {words}" if place else words

@@ -15,17 +15,15 @@ from turnout_common.clock import SystemClock
 from turnout_common.consumer import BatchConsumer
 from turnout_common.health import health_router
 from turnout_common.kafka import create_broker
-from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
 from turnout_common.readiness import consumer_readiness
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay, RelayQueries
-from turnout_common.runtime import run_process, serve
+from turnout_common.runtime import run_process, serve, settings_to_start
 
 
 async def run(settings: BookingSettings) -> int:
     """Runs until a signal or until a loop fails; gives the exit status."""
-    configure_logging("booking", settings.log_level, settings.log_format)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
@@ -54,4 +52,4 @@ async def run(settings: BookingSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_process(run(BookingSettings())))
+    sys.exit(run_process(run(settings_to_start("booking", BookingSettings))))

@@ -7,16 +7,15 @@ import sys
 import asyncpg
 
 from turnout_common.clock import SystemClock
-from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import connect, create_pool
-from turnout_common.runtime import run_processes, serve
+from turnout_common.runtime import run_processes, serve, settings_to_start
 from turnout_common.security import SecretError
 from turnout_common.tenant_directory import TenantDirectory
 from turnout_common.workers import Worker
 from turnout_ingest.app import create_app
 from turnout_ingest.inbox import SHARDS, Inbox
 from turnout_ingest.relay import create_recovery, create_relay
-from turnout_ingest.settings import IngestSettings, load_settings
+from turnout_ingest.settings import IngestSettings
 
 
 async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
@@ -43,11 +42,7 @@ async def run(settings: IngestSettings, worker: Worker | None = None) -> int:
 
 def main() -> int:
     """Starts, or says in a line a fault why not."""
-    settings = load_settings()
-    if isinstance(settings, list):
-        sys.stderr.writelines(f"ingest does not start: {fault}\n" for fault in settings)
-        return 2
-    configure_logging("ingest", settings.log_level, settings.log_format)
+    settings = settings_to_start("ingest", IngestSettings)
     try:
         return run_processes("turnout_ingest.main", settings.workers, settings, lambda w: run(settings, w))
     except (OSError, asyncpg.PostgresError, SecretError) as error:

@@ -6,13 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from turnout_common.security import MasterKeys, SecretError, is_guessable, read_master_key
-from turnout_common.settings import ServiceSettings
+from turnout_common.settings import KeyedSettings
 
 
-class IngestSettings(ServiceSettings):
+class IngestSettings(KeyedSettings):
     """What ingest needs to start. The strict modes are explained in docs/STRICT_MODES.md."""
 
     strict_webhook_signature: bool = Field(
@@ -58,38 +57,9 @@ class IngestSettings(ServiceSettings):
         description="Processes that share the port, for more than one processor core; the first takes 5 connections to Postgres, each further one 4.",
     )
 
-    def master_keys(self) -> MasterKeys:
-        """The master key, during a rotation two. Raises SecretError; OSError or ValueError for an unusable file."""
-        value = self.master_key.get_secret_value() if self.master_key is not None else None
-        return read_master_key(value, self.master_key_file)
-
-
-def load_settings() -> IngestSettings | list[str]:
-    """The settings of the environment, or why ingest must not start, one line each and without any value."""
-    try:
-        settings = IngestSettings()
-    except ValidationError as error:
-        return [f"TURNOUT_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-    return startup_faults(settings) or settings
-
-
-def startup_faults(settings: IngestSettings) -> list[str]:
-    """Why ingest must not start, one line each; empty when it may."""
-    faults = []
-    if settings.production:
-        weak = settings.weak_postgres_password()
-        faults = _strict_modes_off(settings) + ([f"TURNOUT_POSTGRES_DSN: {weak}"] if weak else [])
-    faults += _spool_faults(settings.spool_dir)
-    try:
-        keys = settings.master_keys()
-    except (SecretError, OSError, ValueError) as error:
-        return [*faults, f"TURNOUT_MASTER_KEY: {error}"]
-    if settings.production and is_guessable(keys.newest):
-        faults.append(
-            "TURNOUT_MASTER_KEY: a default or guessable key is refused in production; "
-            "make one with `openssl rand -base64 32`"
-        )
-    return faults
+    def start_faults(self) -> list[str]:
+        modes = _strict_modes_off(self) if self.production else []
+        return modes + _spool_faults(self.spool_dir) + super().start_faults()
 
 
 def _spool_faults(folder: Path | None) -> list[str]:

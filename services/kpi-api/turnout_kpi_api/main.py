@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 
 from turnout_common.clock import SystemClock
-from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
-from turnout_common.runtime import run_process, serve
+from turnout_common.runtime import run_process, serve, settings_to_start
 from turnout_kpi_api.app import Parts, create_app
 from turnout_kpi_api.auth import Access
 from turnout_kpi_api.reads import Reads
@@ -19,7 +18,6 @@ from turnout_kpi_api.settings import KpiApiSettings
 
 async def run(settings: KpiApiSettings) -> int:
     """Runs until a signal; gives the exit status."""
-    configure_logging("kpi-api", settings.log_level, settings.log_format)
     clock = SystemClock()
     pool = await create_pool(settings.postgres_dsn.get_secret_value(), "kpi-api", settings.kpi_pool_size)
     try:
@@ -30,4 +28,4 @@ async def run(settings: KpiApiSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_process(run(KpiApiSettings())))
+    sys.exit(run_process(run(settings_to_start("kpi-api", KpiApiSettings))))

@@ -10,19 +10,17 @@ from turnout_common.clock import SystemClock
 from turnout_common.consumer import BatchConsumer
 from turnout_common.health import health_router
 from turnout_common.kafka import create_broker
-from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import create_pool
 from turnout_common.readiness import consumer_readiness
-from turnout_common.runtime import run_process, serve
+from turnout_common.runtime import run_process, serve, settings_to_start
 from turnout_rollup.handlers import TOPICS, FactHandler
 from turnout_rollup.operations import status
 from turnout_rollup.rules_watch import RulesWatch
 from turnout_rollup.settings import RollupSettings
 
 
-async def main() -> int:
-    settings = RollupSettings()
-    configure_logging("rollup", settings.log_level, settings.log_format)
+async def run(settings: RollupSettings) -> int:
+    """Runs until a signal or until a loop fails; gives the exit status."""
     dsn = settings.postgres_dsn.get_secret_value()
     pool = await create_pool(dsn, "turnout-rollup", settings.rollup_pool_size)
     broker = create_broker(settings.kafka_bootstrap, "turnout-rollup")
@@ -49,4 +47,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_process(main()))
+    sys.exit(run_process(run(settings_to_start("rollup", RollupSettings))))

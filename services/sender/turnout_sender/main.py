@@ -9,11 +9,10 @@ from contextlib import AsyncExitStack
 from turnout_common.clock import SystemClock
 from turnout_common.consumer import BatchConsumer
 from turnout_common.kafka import create_broker
-from turnout_common.log_setup import configure_logging
 from turnout_common.postgres import connect, create_pool
 from turnout_common.recovery import RecoveryCheck
 from turnout_common.relay import Relay, RelayQueries
-from turnout_common.runtime import run_process, serve
+from turnout_common.runtime import run_process, serve, settings_to_start
 from turnout_common.tenant_directory import TenantDirectory
 from turnout_sender.channels import ADAPTERS
 from turnout_sender.channels.http import Http
@@ -26,7 +25,6 @@ from turnout_sender.settings import SenderSettings
 
 async def run(settings: SenderSettings) -> int:
     """Runs until a signal or until a loop fails; gives the exit status."""
-    configure_logging("sender", settings.log_level, settings.log_format)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
@@ -57,4 +55,4 @@ async def run(settings: SenderSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_process(run(SenderSettings())))
+    sys.exit(run_process(run(settings_to_start("sender", SenderSettings))))

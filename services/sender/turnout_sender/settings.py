@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from turnout_common.security import MasterKeys, SecretError, is_guessable, read_master_key
-from turnout_common.settings import ServiceSettings
+from turnout_common.settings import KeyedSettings
 
 
-class SenderSettings(ServiceSettings):
+class SenderSettings(KeyedSettings):
     """What the sender needs besides what every service does."""
 
     # A refused setting is named in the log of the start, never shown: it may stand beside the master key.
@@ -70,14 +69,6 @@ class SenderSettings(ServiceSettings):
         if self.claim_seconds <= self.send_timeout_seconds:
             raise ValueError("TURNOUT_CLAIM_SECONDS must be longer than TURNOUT_SEND_TIMEOUT_SECONDS")
         return self
-
-    def master_keys(self) -> MasterKeys:
-        """Raises SecretError when there is none, or it is malformed or in production guessable."""
-        given = self.master_key.get_secret_value() if self.master_key else None
-        keys = read_master_key(given, self.master_key_file)
-        if self.production and is_guessable(keys.newest):
-            raise SecretError("TURNOUT_MASTER_KEY: a default or guessable key is refused in production")
-        return keys
 
     def day_limit(self, queue: str) -> int:
         return self.day_limit_mk if queue == "mk" else self.day_limit_tx
