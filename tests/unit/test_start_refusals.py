@@ -53,7 +53,10 @@ def start(
 def refused(service: Service, server: socket.socket, password: str = STRONG, **variables: str) -> list[str]:
     """What a service says that does not start, line by line."""
     with start(service, server, password, **variables) as process:
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     server.setblocking(False)
     with pytest.raises(BlockingIOError):
         server.accept()
