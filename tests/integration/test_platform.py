@@ -26,7 +26,7 @@ from turnout_common.tenants import (
 #: What each role may SELECT in schema platform; nothing else is granted to anybody.
 READABLE = {
     "ingest": {"tenants", "data_keys", "channels", "channel_secrets"},
-    "booking": {"tenants", "data_keys", "channels"},
+    "booking": {"tenants", "data_keys"},
     "sender": {"tenants", "data_keys", "channels"},
     "rollup": {"tenants"},
     "kpi": {"tenants"},
@@ -54,6 +54,30 @@ async def test_role_reads_only_its_own_part_of_the_platform(database: Database, 
     await connection.close()
 
     assert {row["relname"] for row in rows if row["may"]} == READABLE[role]
+
+
+PLAIN_COLUMNS = {"tenant_id", "channel", "enabled", "routing_id"}
+CHANNEL_COLUMNS = {
+    "ingest": PLAIN_COLUMNS | {"sealed_handshake"},
+    "sender": PLAIN_COLUMNS | {"sealed_api_token"},
+    "platform": PLAIN_COLUMNS | {"sealed_handshake", "sealed_api_token", "updated_at"},
+    "maintenance": PLAIN_COLUMNS | {"sealed_handshake"},
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_only_the_sender_and_the_platform_read_a_channels_api_token(
+    database: Database, role: str
+) -> None:
+    connection = await asyncpg.connect(database.admin_dsn)
+    rows = await connection.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'platform.channels'::regclass AND attnum > 0 "
+        "AND NOT attisdropped AND has_column_privilege('turnout_' || $1, attrelid, attnum, 'SELECT')",
+        role,
+    )
+    await connection.close()
+
+    assert {row["attname"] for row in rows} == CHANNEL_COLUMNS.get(role, set())
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -125,25 +149,35 @@ async def test_migration_run_twice_at_once_applies_each_version_once(infrastruct
     assert again == []
 
 
-async def test_directory_opens_secrets_for_ingest_and_not_for_rollup(
-    database: Database, tenant_id: str
+#: What the directory of each role opens of a channel: secrets, API token, handshake. None: it has no channels.
+OPENED = {
+    "ingest": (("s3cret",), None, "verify-me"),
+    "booking": None,
+    "sender": ((), "token", None),
+    "rollup": None,
+    "platform": (("s3cret",), "token", "verify-me"),
+    "maintenance": ((), None, "verify-me"),
+}
+
+
+@pytest.mark.parametrize("role", OPENED)
+async def test_directory_of_each_role_loads_and_opens_what_the_role_may_have(
+    database: Database, tenant_id: str, role: str
 ) -> None:
     platform = await asyncpg.connect(database.dsn("platform"))
-    await set_channel(platform, MASTER_KEY, tenant_id, "calcom", secret="s3cret", api_token="token")
+    await set_channel(
+        platform, MASTER_KEY, tenant_id, "whatsapp", secret="s3cret", api_token="token", handshake="verify-me"
+    )
     await platform.close()
-    found = {}
-    for role in ("ingest", "sender", "rollup"):
-        pool = await create_pool(database.dsn(role), "test")
-        directory = TenantDirectory(pool, MASTER_KEY)
-        await directory.reload()
-        found[role] = directory.get(tenant_id)
-        await pool.close()
+    pool = await create_pool(database.dsn(role), "test")
+    directory = TenantDirectory(pool, MASTER_KEY)
+    await directory.reload()
+    await pool.close()
 
-    ingest, sender, rollup = found["ingest"], found["sender"], found["rollup"]
-    assert ingest is not None and sender is not None and rollup is not None
-    assert ingest.channels["calcom"].secrets == ("s3cret",)
-    assert (sender.channels["calcom"].secrets, sender.channels["calcom"].api_token) == ((), "token")
-    assert (rollup.channels, rollup.keys) == ({}, None)
+    tenant = directory.get(tenant_id)
+    assert tenant is not None and (tenant.keys is None) is (role == "rollup")
+    found = tenant.channels.get("whatsapp")
+    assert (found and (found.secrets, found.api_token, found.handshake)) == OPENED[role]
 
 
 async def test_secret_of_a_rotation_is_valid_until_it_expires(database: Database, tenant_id: str) -> None:
@@ -197,16 +231,19 @@ async def test_one_tenants_broken_key_costs_the_others_nothing(database: Databas
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("role", "damage"),
     [
-        "UPDATE platform.channel_secrets SET sealed_secret = '\\x00' WHERE tenant_id = $1",
-        "UPDATE platform.channels SET sealed_api_token = '\\x00' WHERE tenant_id = $1",
-        """UPDATE platform.tenants SET settings = '{"notice_hours": "soon"}' WHERE tenant_id = $1""",
+        ("ingest", "UPDATE platform.channel_secrets SET sealed_secret = '\\x00' WHERE tenant_id = $1"),
+        ("sender", "UPDATE platform.channels SET sealed_api_token = '\\x00' WHERE tenant_id = $1"),
+        (
+            "ingest",
+            """UPDATE platform.tenants SET settings = '{"notice_hours": "soon"}' WHERE tenant_id = $1""",
+        ),
     ],
     ids=["secret", "api token", "setting"],
 )
 async def test_one_tenants_damaged_row_costs_the_others_nothing(
-    database: Database, tenant_id: str, damage: str
+    database: Database, tenant_id: str, role: str, damage: str
 ) -> None:
     platform = await asyncpg.connect(database.dsn("platform"))
     other = f"{tenant_id}-other"
@@ -214,7 +251,7 @@ async def test_one_tenants_damaged_row_costs_the_others_nothing(
     for name in (tenant_id, other):
         await set_channel(platform, MASTER_KEY, name, "calcom", secret="s3cret", api_token="token")
     await platform.execute(damage, tenant_id)
-    pool = await create_pool(database.dsn("ingest"), "test")
+    pool = await create_pool(database.dsn(role), "test")
     directory = TenantDirectory(pool, MASTER_KEY)
     await directory.reload()
     damaged, whole = directory.get(tenant_id), directory.get(other)
@@ -225,7 +262,7 @@ async def test_one_tenants_damaged_row_costs_the_others_nothing(
     await pool.close()
 
     assert whole is not None
-    assert whole.channels["calcom"].secrets == ("s3cret",)
+    assert whole.channels["calcom"].secrets or whole.channels["calcom"].api_token
     assert damaged is not None
     assert ("calcom" in damaged.channels) is ("settings" in damage)
     assert damaged.settings == TenantSettings()

@@ -38,6 +38,8 @@ class _Rows:
     keys: list[Any]
     channels: list[Any]
     secrets: list[Any]
+    api_tokens: list[Any]
+    handshakes: list[Any]
 
 
 @dataclass(frozen=True)
@@ -181,21 +183,20 @@ class TenantDirectory:
 
 async def _read_rows(connection: Connection, tenant_ids: list[str] | None, *, with_keys: bool) -> list[_Rows]:
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        grants = await connection.fetchrow(SQL["readable_tables"])
+        grants = await connection.fetchrow(SQL["readable"])
         assert grants is not None
         tenants = await connection.fetch(SQL["read_tenants"], tenant_ids)
-        keys, channels, secrets = [
+        found = [
             _by_tenant(await connection.fetch(SQL[query], tenant_ids)) if wanted else {}
             for query, wanted in (
                 ("read_data_keys", grants["data_keys"] and with_keys),
                 ("read_channels", grants["channels"]),
                 ("read_channel_secrets", grants["channel_secrets"]),
+                ("read_api_tokens", grants["api_tokens"]),
+                ("read_handshakes", grants["handshakes"]),
             )
         ]
-    return [
-        _Rows(row, *(found.get(row["tenant_id"], []) for found in (keys, channels, secrets)))
-        for row in tenants
-    ]
+    return [_Rows(row, *(rows.get(row["tenant_id"], []) for rows in found)) for row in tenants]
 
 
 def _made_at(rows: _Rows) -> dict[int, datetime]:
@@ -215,7 +216,7 @@ def _tenant(rows: _Rows, keys: TenantKeys | None, now: datetime) -> tuple[Tenant
     row, channels = rows.tenant, {}
     for channel in rows.channels:
         try:
-            channels[channel["channel"]] = _channel(channel, rows.secrets, keys, now)
+            channels[channel["channel"]] = _channel(channel, rows, keys, now)
         except SecretError as error:
             log.error(
                 "a channel has no usable secret or token", tenant_id=row["tenant_id"], channel=channel["channel"],
@@ -235,11 +236,14 @@ def _tenant(rows: _Rows, keys: TenantKeys | None, now: datetime) -> tuple[Tenant
     return tenant, len(channels) == len(rows.channels)
 
 
-def _channel(row: Any, secrets: list[Any], keys: TenantKeys | None, now: datetime) -> ChannelConfig:
-    token, handshake = row["sealed_api_token"], row["sealed_handshake"]
+def _channel(row: Any, rows: _Rows, keys: TenantKeys | None, now: datetime) -> ChannelConfig:
+    token, handshake = (
+        next((each["sealed"] for each in found if each["channel"] == row["channel"]), None)
+        for found in (rows.api_tokens, rows.handshakes)
+    )
     alive = [
         secret["sealed_secret"]
-        for secret in secrets
+        for secret in rows.secrets
         if secret["channel"] == row["channel"]
         and (secret["expires_at"] is None or secret["expires_at"] > now)
     ]

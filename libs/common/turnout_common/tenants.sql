@@ -1,11 +1,13 @@
--- name: readable_tables
+-- name: readable
 -- Which configuration this role may read: roles differ, the code is one.
 SELECT has_table_privilege('platform.data_keys', 'SELECT') AS data_keys,
-       has_table_privilege('platform.channels', 'SELECT') AS channels,
+       has_any_column_privilege('platform.channels', 'SELECT') AS channels,
+       has_column_privilege('platform.channels', 'sealed_api_token', 'SELECT') AS api_tokens,
+       has_column_privilege('platform.channels', 'sealed_handshake', 'SELECT') AS handshakes,
        has_table_privilege('platform.channel_secrets', 'SELECT') AS channel_secrets
 
 -- name: read_tenants
--- $1 = tenant ids, NULL for all, here and in the three that follow.
+-- $1 = tenant ids, NULL for all, here and in what follows.
 SELECT tenant_id, status, timezone, currency, locale, settings, demo FROM platform.tenants
 WHERE status <> 'deleted' AND ($1::text[] IS NULL OR tenant_id = ANY ($1))
 
@@ -18,8 +20,18 @@ ORDER BY tenant_id, version
 SELECT tenant_id, version, wrapped FROM platform.data_keys WHERE tenant_id = $1
 
 -- name: read_channels
-SELECT tenant_id, channel, enabled, routing_id, sealed_api_token, sealed_handshake FROM platform.channels
+SELECT tenant_id, channel, enabled, routing_id FROM platform.channels
 WHERE $1::text[] IS NULL OR tenant_id = ANY ($1)
+ORDER BY tenant_id, channel
+
+-- name: read_api_tokens
+SELECT tenant_id, channel, sealed_api_token AS sealed FROM platform.channels
+WHERE sealed_api_token IS NOT NULL AND ($1::text[] IS NULL OR tenant_id = ANY ($1))
+ORDER BY tenant_id, channel
+
+-- name: read_handshakes
+SELECT tenant_id, channel, sealed_handshake AS sealed FROM platform.channels
+WHERE sealed_handshake IS NOT NULL AND ($1::text[] IS NULL OR tenant_id = ANY ($1))
 ORDER BY tenant_id, channel
 
 -- name: read_channel_secrets

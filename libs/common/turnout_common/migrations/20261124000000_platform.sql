@@ -138,14 +138,18 @@ CREATE POLICY services_read ON platform.tenants FOR SELECT
 CREATE POLICY services_read ON platform.data_keys FOR SELECT
   TO turnout_ingest, turnout_booking, turnout_sender, turnout_maintenance USING (true);
 CREATE POLICY services_read ON platform.channels FOR SELECT
-  TO turnout_ingest, turnout_booking, turnout_sender, turnout_maintenance USING (true);
+  TO turnout_ingest, turnout_sender, turnout_maintenance USING (true);
 CREATE POLICY services_read ON platform.channel_secrets FOR SELECT TO turnout_ingest USING (true);
 CREATE POLICY tenant_read ON platform.tenants FOR SELECT TO turnout_kpi
   USING (tenant_id = current_setting('turnout.tenant_id', true));
 GRANT SELECT ON platform.tenants
   TO turnout_ingest, turnout_booking, turnout_sender, turnout_rollup, turnout_kpi, turnout_maintenance;
 GRANT SELECT ON platform.data_keys TO turnout_ingest, turnout_booking, turnout_sender, turnout_maintenance;
-GRANT SELECT ON platform.channels TO turnout_ingest, turnout_booking, turnout_sender, turnout_maintenance;
+-- Who sends has the token, who takes in (maintenance: `inbox release`) the handshake; nobody else needs either.
+GRANT SELECT (tenant_id, channel, enabled, routing_id) ON platform.channels
+  TO turnout_ingest, turnout_sender, turnout_maintenance;
+GRANT SELECT (sealed_api_token) ON platform.channels TO turnout_sender;
+GRANT SELECT (sealed_handshake) ON platform.channels TO turnout_ingest, turnout_maintenance;
 GRANT SELECT ON platform.channel_secrets TO turnout_ingest;
 
 
