@@ -498,6 +498,44 @@ def test_the_raw_body_stays_closed_without_the_right_key(
 
     with pytest.raises(CommandError, match="TURNOUT_MASTER_KEY"):
         inbox.show(item_id, raw=True)
+    assert raw_shown(database, name) == []
+
+
+def raw_shown(database: Database, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """What the audit log tells of raw bodies that were shown: who, and the details."""
+    rows = with_connection(
+        database.dsn("platform"),
+        lambda c: c.fetch(
+            "SELECT actor, details FROM platform.audit_log WHERE tenant_id = $1 AND action = 'inbox.show_raw'",
+            name,
+        ),
+    )
+    return [(row["actor"], json.loads(row["details"])) for row in rows]
+
+
+def test_a_raw_body_that_was_shown_stands_in_the_audit_log_without_its_content(
+    database: Database, name: str
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    item_id = stored_item(database, name)
+
+    inbox.show(item_id)
+    assert raw_shown(database, name) == []
+    inbox.show(item_id, raw=True)
+    assert raw_shown(database, name) == [("cli", {"item_id": str(item_id)})]
+
+
+def test_a_raw_body_is_not_shown_when_that_cannot_be_noted(
+    database: Database, name: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    tenant.create(name, timezone="Europe/Berlin")
+    item_id = stored_item(database, name)
+    monkeypatch.setenv("TURNOUT_PLATFORM_DSN", database.dsn("maintenance"))
+    capfdbinary.readouterr()
+
+    with pytest.raises(CommandError, match="audit_log"):
+        inbox.show(item_id, raw=True)
+    assert capfdbinary.readouterr().out == b""
 
 
 def test_an_unknown_item_and_a_bad_time_are_told() -> None:

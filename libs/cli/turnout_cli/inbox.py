@@ -23,7 +23,7 @@ from turnout_cli.tenant_channels import ChannelName
 from turnout_common.clock import SystemClock
 from turnout_common.ids import least_id
 from turnout_common.postgres import load_queries
-from turnout_common.tenants import UnknownTenant, tenant_keys
+from turnout_common.tenants import UnknownTenant, audit_act, tenant_keys
 
 app = App(name="inbox", help="What came in, and its fate.")
 SQL = load_queries("turnout_cli", "inbox.sql")
@@ -135,7 +135,7 @@ def show(
     Parameters
     ----------
     raw
-        Print the bytes as they came, instead: needs the master key, and holds contact data.
+        Print the bytes as they came, instead: needs the master key, holds contact data, and is noted in the audit log.
     """
     if raw:
         sys.stdout.buffer.write(run(_raw(item_id, target)))
@@ -162,6 +162,7 @@ async def _show(item_id: UUID, target: TargetOption) -> dict[str, Any]:
 
 
 async def _raw(item_id: UUID, target: TargetOption) -> bytes:
+    """The opened bytes, of which the audit log holds that they were asked for."""
     place = resolve(target)
     async with place.maintenance() as connection:
         row = await connection.fetchrow(SQL["raw"], item_id)
@@ -173,7 +174,10 @@ async def _raw(item_id: UUID, target: TargetOption) -> bytes:
             keys = await tenant_keys(connection, place.master_key, row["tenant_id"])
         except UnknownTenant as error:
             raise CommandError(str(error)) from error
-    return keys.open("raw", row["sealed"])
+    opened = keys.open("raw", row["sealed"])
+    async with place.platform() as platform:  # before anybody sees it: what is not noted is not shown
+        await audit_act(platform, row["tenant_id"], "cli", "inbox.show_raw", {"item_id": str(item_id)})
+    return opened
 
 
 app.command(replay)
