@@ -487,11 +487,17 @@ async def test_a_listed_booking_that_cannot_be_read_is_told_and_holds_up_no_othe
     assert "soon" not in json.dumps(gap)
 
 
-async def test_a_tenant_without_a_key_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_tenant_without_a_key_is_named_and_not_taken_for_one_without_a_gap(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     tenant_id = await world.tenant(token=False)
-    _, gaps = await run(world, capsys, None)
+    await world.booking.admin.execute(
+        "UPDATE platform.channels SET enabled = false WHERE channel = 'calcom' AND tenant_id <> $1", tenant_id
+    )
+    status, (gap,) = await run(world, capsys, None)
 
-    assert [gap["state"] for gap in gaps if gap["tenant_id"] == tenant_id] == ["no_token"]
+    assert (status, gap["tenant_id"], gap["state"]) == (1, tenant_id, "no_token")
+    assert f"./turnout tenant channel set {tenant_id} calcom --api-token" in gap["detail"]
     with pytest.raises(CommandError, match="no API key"):
         await run(world, capsys, tenant_id)
 

@@ -186,8 +186,10 @@ async def test_bot_without_a_token_is_told_how_to_get_one(
 ) -> None:
     await bot(database, name, token=None)
 
-    assert await run(mock, name) == 1
-    assert f"./turnout tenant channel set {name} max --api-token" in capsys.readouterr().err
+    assert await run(mock, name, as_json=True) == 1
+    told = capsys.readouterr()
+    assert [each["state"] for each in json.loads(told.out)] == ["no_token"]
+    assert f"./turnout tenant channel set {name} max --api-token" in told.err
 
 
 async def test_bot_without_a_secret_is_not_subscribed(

@@ -75,14 +75,14 @@ def reconcile_calcom(
     target: TargetOption = "embedded",
     as_json: Json = False,
 ) -> int:
-    """Compare Cal.com's bookings with ours, and take in what no webhook told; exit status 1 when a list was not read.
+    """Compare Cal.com's bookings with ours, and take in what no webhook told; exit status 1 when a list was not read whole.
 
     Parameters
     ----------
     since
         Bookings that changed at this time (2026-11-24T08:00Z) or later, or an age: 30m, 2h, 7d.
     tenant
-        Only this tenant; otherwise every active one with a Cal.com channel and an API key (tenant channel set --api-token).
+        Only this tenant; otherwise every active one with a Cal.com channel; each needs an API key (tenant channel set --api-token).
     dry_run
         Take nothing in; tell what is missing.
     settled
@@ -97,14 +97,14 @@ def reconcile_calcom(
         print_json([asdict(gap) for gap in gaps])
     else:
         print_table(_HEADINGS, ([_cell(gap, name) for name in _HEADINGS] for gap in gaps))
-    for gap in gaps:
-        if gap.detail:
-            say(f"{'✗' if gap.state == 'failed' else '–'} {gap.tenant_id}: {gap.detail}")
+    bad = [gap for gap in gaps if gap.state != "done" or gap.unreadable]
+    for gap in bad:
+        say(f"✗ {gap.tenant_id}: {gap.detail}")
     missing, injected = sum(sum(gap.missing.values()) for gap in gaps), sum(gap.injected for gap in gaps)
     say(
         f"{sum(gap.listed for gap in gaps)} bookings listed, {missing} statements missing, {injected} taken in"
     )
-    return 1 if any(gap.state == "failed" or gap.unreadable for gap in gaps) else 0
+    return 1 if bad else 0
 
 
 def _cell(gap: Gap, name: str) -> Any:

@@ -27,7 +27,7 @@ UPDATE_TYPES = (
 )  # fmt: skip
 NEEDED = frozenset({"message_created", "message_callback", "bot_started", "bot_stopped", "dialog_removed"})
 
-State = Literal["subscribed", "fixed", "missing", "elsewhere", "incomplete", "unknown"]
+State = Literal["subscribed", "fixed", "missing", "elsewhere", "incomplete", "no_token", "unknown"]
 GOOD: frozenset[State] = frozenset({"subscribed", "fixed"})
 
 
@@ -50,7 +50,7 @@ def reconcile_max(
     target: TargetOption = "embedded",
     as_json: Json = False,
 ) -> int:
-    """Check that MAX still sends each bot's updates to us; exit status 1 when one bot's do not arrive.
+    """Check that MAX still sends each bot's updates to us; exit status 1 when one bot's do not, or nobody knows.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ async def _check(
     channel, name = tenant.channels["max"], tenant.tenant_id
     if channel.api_token is None:
         advice = f"no API token: ./turnout tenant channel set {name} max --api-token …"
-        return Checked(name, "unknown", detail=advice)
+        return Checked(name, "no_token", detail=advice)
     try:
         answer = await _call(session, "GET", api, channel.api_token)
         checked = _judged(name, _subscriptions(answer), url)
