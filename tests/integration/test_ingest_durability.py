@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -23,6 +24,7 @@ from tests.integration.ingest_service import (
     fates,
     inbox_of,
     ingest,
+    now,
     row,
     rows,
     value,
@@ -37,6 +39,8 @@ WAITS_FOR_A_LOCK = """
 SELECT count(*) >= $1 FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE 'test-%inbox' AND wait_event_type = 'Lock'
 """
+#: More than a commit may take, and less than Postgres itself waits for a lock.
+GIVEN_UP_SECONDS = 3.0
 
 
 @pytest.fixture
@@ -139,16 +143,12 @@ async def test_items_keep_their_order_in_inbox_and_outbox(
     database: Database, inbox: Inbox, salon: str
 ) -> None:
     sent = [row(salon) for _ in range(200)]
-    outbox = (
-        "SELECT array_agg(item_id ORDER BY outbox_id) FROM ingest.outbox JOIN ingest.inbox USING (item_id) "
-        "WHERE tenant_id = $1"
-    )
 
     await asyncio.gather(*(inbox.accept([each]) for each in sent))
 
     ids = [each.item_id for each in sent]
     assert [stored["item_id"] for stored in await rows(database, salon)] == ids
-    assert await value(database, outbox, salon) == ids
+    assert await queued(database, salon) == ids
 
 
 async def test_duplicate_and_conflict_within_one_batch(database: Database, inbox: Inbox, salon: str) -> None:
@@ -220,7 +220,7 @@ async def test_items_are_counted_once_where_a_batch_fails_after_its_new_ones_are
 
     with capture_logs() as logged:
         storing = asyncio.create_task(inbox.accept(sent))
-        await until(lambda: _could_not_commit(logged), "the commit to fail")
+        await until(lambda: _could_not_commit(logged), "the commit to fail", GIVEN_UP_SECONDS)
         await blocking.rollback()
         found = await storing
     await blocker.close()
@@ -229,6 +229,123 @@ async def test_items_are_counted_once_where_a_batch_fails_after_its_new_ones_are
     assert await fates(database, salon) == ["published"] * 4
     assert await counted(database, salon) == {"published": 4}
     assert inbox.accepted - before == 3
+
+
+async def test_items_of_a_statement_that_goes_on_after_its_connection_was_cut_are_stored_once(
+    database: Database, inbox: Inbox, salon: str
+) -> None:
+    """Postgres commits it when the lock is gone, whether or not anybody listens."""
+    sent = [row(salon), row(salon)]
+    blocker = await asyncpg.connect(database.admin_dsn)
+    blocking = blocker.transaction()
+    await blocking.start()
+    await blocker.execute("LOCK TABLE ingest.raw_items IN SHARE MODE")
+
+    with capture_logs() as logged:
+        storing = asyncio.create_task(inbox.accept(sent))
+        await until(lambda: _could_not_commit(logged), "the commit to fail", GIVEN_UP_SECONDS)
+        await until(lambda: _waiting_for_locks(database, 2), "the next try to wait beside it")
+        await blocking.rollback()
+        found = await storing
+    await blocker.close()
+
+    assert found == [Fate.PUBLISHED] * 2
+    assert await fates(database, salon) == ["published"] * 2
+    assert await counted(database, salon) == {"published": 2}
+    assert await queued(database, salon) == [each.item_id for each in sent]
+
+
+async def test_new_and_held_items_of_one_batch_are_booked_once_each(database: Database, salon: str) -> None:
+    """In the writer's own shard; what is not published is not queued and keeps the headers that it came with."""
+    made = inbox_of(database, shard=5)
+    first = row(salon)
+    again, new = row(salon, first.key_hash), row(salon)
+    bad = row(salon, fate=Fate.QUARANTINED, reason="no such schema", payload=None, sealed_headers=b"sealed")
+    late = row(salon, received_at=first.received_at - timedelta(seconds=1))
+
+    async with running(made.run()):
+        await made.accept([first])
+        found = await made.accept([again, bad, new])
+        await made.accept([late])
+
+    assert found == [Fate.DUPLICATE, Fate.QUARANTINED, Fate.PUBLISHED]
+    assert made.accepted == 5
+    assert await counted(database, salon) == {"published": 3, "duplicate": 1, "quarantined": 1}
+    assert await queued(database, salon) == [first.item_id, new.item_id, late.item_id]
+    shards = "SELECT array_agg(DISTINCT shard) FROM ingest.fate_counts WHERE tenant_id = $1"
+    assert await value(database, shards, salon) == [5]
+    youngest = "SELECT last_at FROM ingest.fate_counts WHERE tenant_id = $1 AND fate = 'published'"
+    assert await value(database, youngest, salon) == new.received_at
+    kept = "SELECT sealed_headers FROM ingest.raw_items WHERE item_id = $1"
+    assert await value(database, kept, bad.item_id) == b"sealed"
+
+
+async def test_item_is_counted_on_the_utc_day_of_its_receipt(database: Database, salon: str) -> None:
+    async def opened() -> asyncpg.Connection:
+        connection = await connect(database.dsn("ingest"), "test-inbox")
+        await connection.execute("SET timezone = 'Pacific/Auckland'")
+        return connection
+
+    made = Inbox(opened, queue_items=10)
+    at = (now() - timedelta(days=3)).replace(hour=23)
+    async with running(made.run()):
+        await made.accept([row(salon, received_at=at)])
+
+    assert (
+        await value(database, "SELECT day FROM ingest.fate_counts WHERE tenant_id = $1", salon) == at.date()
+    )
+
+
+async def test_item_that_is_stored_already_is_passed_over_whole_though_its_key_is_free(
+    database: Database, inbox: Inbox, salon: str
+) -> None:
+    sent = row(salon)
+    await inbox.accept([sent])
+    await value(database, "DELETE FROM ingest.inbox_keys WHERE tenant_id = $1", salon)
+
+    assert await inbox.accept([sent, row(salon)]) == [Fate.PUBLISHED] * 2
+
+    assert await fates(database, salon) == ["published"] * 2
+    assert await counted(database, salon) == {"published": 2}
+    assert len(await queued(database, salon)) == 2
+
+
+async def test_two_writers_of_one_shard_do_not_deadlock_over_its_counts(
+    database: Database, salon: str
+) -> None:
+    """A third transaction holds the count in the middle until both wait, as with the keys above."""
+    tenants = [f"{salon}-{number}" for number in range(3)]
+    writers = [inbox_of(database, shard=6) for _ in range(2)]
+    blocker = await asyncpg.connect(database.admin_dsn)
+
+    with capture_logs() as logged:
+        async with running(*(writer.run() for writer in writers)):
+            await writers[0].accept([row(tenant) for tenant in tenants])
+            blocking = blocker.transaction()
+            await blocking.start()
+            await blocker.execute(
+                "SELECT FROM ingest.fate_counts WHERE tenant_id = $1 FOR UPDATE", tenants[1]
+            )
+            storing = [
+                asyncio.create_task(writer.accept([row(tenant) for tenant in order]))
+                for writer, order in zip(writers, (tenants, tenants[::-1]), strict=True)
+            ]
+            await until(lambda: _waiting_for_locks(database, 2), "both writers to wait")
+            await blocking.rollback()
+            await asyncio.gather(*storing)
+    await blocker.close()
+
+    assert [await counted(database, tenant) for tenant in tenants] == [{"published": 3}] * 3
+    assert [entry for entry in logged if entry["log_level"] != "info"] == []
+
+
+async def queued(database: Database, tenant_id: str) -> list[UUID]:
+    """The tenant's items in the outbox, in order."""
+    sql = (
+        "SELECT array_agg(item_id ORDER BY outbox_id) FROM ingest.outbox JOIN ingest.inbox USING (item_id) "
+        "WHERE tenant_id = $1"
+    )
+    return list(await value(database, sql, tenant_id) or ())
 
 
 async def _could_not_commit(logged: list[Any]) -> bool:

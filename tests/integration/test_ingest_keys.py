@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.infrastructure import Database
-from tests.integration.ingest_service import counted, fates, inbox_of, row, value
+from tests.integration.ingest_service import counted, fates, inbox_of, now, row, value
 from tests.integration.probe import running, until
 from turnout_common.ids import new_id
 from turnout_ingest import keys
@@ -48,6 +48,18 @@ async def test_key_is_kept_two_hours_longer_than_its_channels_window(
         assert abs(windows[channel] - timedelta(days=days, hours=2)) < timedelta(minutes=1)
 
 
+async def test_key_of_an_item_that_waited_in_the_spool_is_kept_from_its_commit(
+    database: Database, tenant_id: str
+) -> None:
+    await accept(database, row(tenant_id, received_at=now() - timedelta(days=3)))
+
+    left = await value(
+        database, "SELECT kept_until - now() FROM ingest.inbox_keys WHERE tenant_id = $1", tenant_id
+    )
+
+    assert abs(left - timedelta(days=14, hours=2)) < timedelta(minutes=1)
+
+
 @pytest.mark.parametrize(("content", "before"), [(b"other", Fate.CONFLICT), (b"same", Fate.DUPLICATE)])
 async def test_update_id_that_comes_again_after_its_window_is_a_new_one(
     database: Database, tenant_id: str, content: bytes, before: Fate
@@ -81,6 +93,37 @@ async def test_take_over_whose_answer_was_lost_is_not_a_duplicate_of_itself(
     assert await accept(database, late) == await accept(database, late) == [Fate.PUBLISHED]
 
     assert await fates(database, tenant_id) == ["published", "published"]
+    assert await counted(database, tenant_id) == {"published": 2}
+
+
+async def test_take_over_that_is_not_committed_leaves_the_key_free(
+    database: Database, tenant_id: str
+) -> None:
+    """Else what the provider sends again were a duplicate of what was never stored."""
+    key = new_id().bytes
+    await accept(database, row(tenant_id, key))
+    await value(database, EXPIRE, tenant_id)
+    blocker = await asyncpg.connect(database.admin_dsn)
+    blocking = blocker.transaction()
+    await blocking.start()
+    await blocker.execute("SELECT FROM ingest.fate_counts WHERE tenant_id = $1 FOR UPDATE", tenant_id)
+    made = inbox_of(database)
+
+    async def waits() -> bool:
+        sql = (
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'test-inbox' AND wait_event_type = 'Lock')"
+        )
+        return bool(await value(database, sql))
+
+    async with running(made.run()):
+        storing = asyncio.create_task(made.accept([row(tenant_id, key)]))
+        await until(waits, "the writer to wait for the count", 4)
+    storing.cancel()
+    await blocking.rollback()
+    await blocker.close()
+
+    assert await accept(database, row(tenant_id, key)) == [Fate.PUBLISHED]
     assert await counted(database, tenant_id) == {"published": 2}
 
 

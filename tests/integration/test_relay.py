@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
+from time import monotonic
 from uuid import UUID
 
 import asyncpg
@@ -138,6 +140,44 @@ async def test_terminated_connection_costs_no_row(
 
     assert ended == 1
     assert relay.published == 20
+
+
+class Noting(Relay):
+    """Notes of each round when it began, what it took, and when it ended."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        super().__init__("probe", settings, QUERIES)
+        self.rounds: list[tuple[float, int, float]] = []
+
+    async def publish_batch(self) -> int:
+        began = monotonic()
+        taken = await super().publish_batch()
+        self.rounds.append((began, taken, monotonic()))
+        return taken
+
+
+async def test_rows_gather_after_a_round_that_was_not_full_and_after_no_other(
+    settings: ServiceSettings, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wake does not shorten it: it comes with every commit."""
+    monkeypatch.setattr("turnout_common.relay.GATHER_SECONDS", 1.0)
+    monkeypatch.setattr("turnout_common.relay.BATCH_ROWS", 10)
+    relay = Noting(settings)
+    await write(pool, 25)
+
+    async with running(relay.run()):
+        await until(lambda: _has_published(relay, 25), "the first rows to go out")
+        await write(pool, 5)
+        relay.wake()
+        await until(lambda: _has_published(relay, 30), "the others to go out")
+
+    assert [taken for _, taken, _ in relay.rounds[:4]] == [10, 10, 5, 5]
+    pauses = [after[0] - before[2] for before, after in pairwise(relay.rounds)]
+    assert max(pauses[:2]) < 0.9 < pauses[2]
+
+
+async def _has_published(relay: Relay, rows: int) -> bool:
+    return relay.published == rows
 
 
 async def _empty(pool: asyncpg.Pool) -> bool:
