@@ -192,7 +192,9 @@ class Inbox:
         return {each.row.item_id: each.fate for each in settled}
 
     async def _write(self, rows: Sequence[Row]) -> list[Settled]:
-        """`rows` committed: in one statement those whose keys nobody holds, mostly all; then the others."""
+        """`rows` committed: in one statement those whose keys nobody holds, mostly all; then the others. Order of arrival
+        holds within each part: a take-over, which needs an id that came again after its window, may come after a
+        younger item, and the readers compare the channel's own order."""
         connection = await self._connected()
         limit = asyncio.get_running_loop().call_later(COMMIT_SECONDS, connection.terminate)
         try:
