@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,6 +44,10 @@ SECRETS = {
 }
 
 
+WAITS_FOR_A_LOCK = """
+SELECT count(*) >= $1 FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'test-%inbox' AND wait_event_type = 'Lock'
+"""
 HOST = calcom.Host(4101, "Anna Weiss", "anna")
 KIND = calcom.EventType(77001, "cut", "Haircut", 45, 4200)
 GUEST = calcom.Guest("Igor Petrov", "igor@guest.example", "+493023125001", "ru")
@@ -218,6 +222,26 @@ async def counted(database: Database, tenant_id: str) -> dict[str, int]:
         return {record["fate"]: record["items"] for record in found}
     finally:
         await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def held(
+    database: Database, sql: str, *arguments: object
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A third party's transaction that ran `sql` and keeps its locks until what is given is called, or the block ends."""
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(sql, *arguments)
+        yield transaction.rollback
+    finally:
+        await connection.close()
+
+
+async def waiting_for_locks(database: Database, writers: int = 1) -> bool:
+    """Whether so many writers of inboxes wait for a lock."""
+    return bool(await value(database, WAITS_FOR_A_LOCK, writers))
 
 
 async def outbox_is_empty(database: Database) -> bool:

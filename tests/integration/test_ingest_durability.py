@@ -22,12 +22,14 @@ from tests.integration.ingest_service import (
     counted,
     created,
     fates,
+    held,
     inbox_of,
     ingest,
     now,
     row,
     rows,
     value,
+    waiting_for_locks,
 )
 from tests.integration.probe import running, until
 from turnout_common.ids import new_id
@@ -35,10 +37,6 @@ from turnout_common.postgres import connect
 from turnout_ingest.inbox import BATCH_ROWS, Inbox, InboxFull
 from turnout_ingest.providers.provider import Fate
 
-WAITS_FOR_A_LOCK = """
-SELECT count(*) >= $1 FROM pg_stat_activity
-WHERE datname = current_database() AND application_name LIKE 'test-%inbox' AND wait_event_type = 'Lock'
-"""
 #: More than a commit may take, and less than Postgres itself waits for a lock.
 GIVEN_UP_SECONDS = 3.0
 
@@ -169,25 +167,20 @@ async def test_two_writers_with_the_same_keys_in_opposite_order_do_not_deadlock(
     what the other needs."""
     keys = sorted(new_id().bytes for _ in range(301))
     writers = [inbox_of(database, shard=number) for number in (0, 1)]
-    blocker = await asyncpg.connect(database.admin_dsn)
-    blocking = blocker.transaction()
-    await blocking.start()
-    await blocker.execute(
-        "INSERT INTO ingest.inbox_keys VALUES ($1, 'calcom', $2, $2, gen_random_uuid(), now() + interval '1 day')",
-        salon,
-        keys[150],
-    )
+    taken = "INSERT INTO ingest.inbox_keys VALUES ($1, 'calcom', $2, $2, gen_random_uuid(), now() + interval '1 day')"
 
     with capture_logs() as logged:
-        async with running(*(writer.run() for writer in writers)):
+        async with (
+            held(database, taken, salon, keys[150]) as release,
+            running(*(writer.run() for writer in writers)),
+        ):
             storing = [
                 asyncio.create_task(writers[0].accept([row(salon, key) for key in keys])),
                 asyncio.create_task(writers[1].accept([row(salon, key) for key in reversed(keys)])),
             ]
-            await until(lambda: _waiting_for_locks(database, 2), "both writers to wait")
-            await blocking.rollback()
+            await until(lambda: waiting_for_locks(database, 2), "both writers to wait")
+            await release()
             found = [fate for each in storing for fate in await each]
-    await blocker.close()
 
     assert Counter(found) == {Fate.PUBLISHED: 301, Fate.DUPLICATE: 301}
     assert await counted(database, salon) == {"published": 301, "duplicate": 301}
@@ -213,17 +206,14 @@ async def test_items_are_counted_once_where_a_batch_fails_after_its_new_ones_are
     await inbox.accept([row(salon, key)])
     await value(database, "UPDATE ingest.inbox_keys SET kept_until = now() - interval '1 s'")
     sent, before = [row(salon), row(salon, key), row(salon)], inbox.accepted
-    blocker = await asyncpg.connect(database.admin_dsn)
-    blocking = blocker.transaction()
-    await blocking.start()
-    await blocker.execute("SELECT FROM ingest.inbox_keys WHERE key_hash = $1 FOR UPDATE", key)
+    locked = "SELECT FROM ingest.inbox_keys WHERE key_hash = $1 FOR UPDATE"
 
     with capture_logs() as logged:
-        storing = asyncio.create_task(inbox.accept(sent))
-        await until(lambda: _could_not_commit(logged), "the commit to fail", GIVEN_UP_SECONDS)
-        await blocking.rollback()
-        found = await storing
-    await blocker.close()
+        async with held(database, locked, key) as release:
+            storing = asyncio.create_task(inbox.accept(sent))
+            await until(lambda: _could_not_commit(logged), "the commit to fail", GIVEN_UP_SECONDS)
+            await release()
+            found = await storing
 
     assert found == [Fate.PUBLISHED] * 3
     assert await fates(database, salon) == ["published"] * 4
@@ -236,18 +226,14 @@ async def test_items_of_a_statement_that_goes_on_after_its_connection_was_cut_ar
 ) -> None:
     """Postgres commits it when the lock is gone, whether or not anybody listens."""
     sent = [row(salon), row(salon)]
-    blocker = await asyncpg.connect(database.admin_dsn)
-    blocking = blocker.transaction()
-    await blocking.start()
-    await blocker.execute("LOCK TABLE ingest.raw_items IN SHARE MODE")
 
     with capture_logs() as logged:
-        storing = asyncio.create_task(inbox.accept(sent))
-        await until(lambda: _could_not_commit(logged), "the commit to fail", GIVEN_UP_SECONDS)
-        await until(lambda: _waiting_for_locks(database, 2), "the next try to wait beside it")
-        await blocking.rollback()
-        found = await storing
-    await blocker.close()
+        async with held(database, "LOCK TABLE ingest.raw_items IN SHARE MODE") as release:
+            storing = asyncio.create_task(inbox.accept(sent))
+            await until(lambda: _could_not_commit(logged), "the commit to fail", GIVEN_UP_SECONDS)
+            await until(lambda: waiting_for_locks(database, 2), "the next try to wait beside it")
+            await release()
+            found = await storing
 
     assert found == [Fate.PUBLISHED] * 2
     assert await fates(database, salon) == ["published"] * 2
@@ -316,24 +302,19 @@ async def test_two_writers_of_one_shard_do_not_deadlock_over_its_counts(
     """A third transaction holds the count in the middle until both wait, as with the keys above."""
     tenants = [f"{salon}-{number}" for number in range(3)]
     writers = [inbox_of(database, shard=6) for _ in range(2)]
-    blocker = await asyncpg.connect(database.admin_dsn)
+    locked = "SELECT FROM ingest.fate_counts WHERE tenant_id = $1 FOR UPDATE"
 
     with capture_logs() as logged:
         async with running(*(writer.run() for writer in writers)):
             await writers[0].accept([row(tenant) for tenant in tenants])
-            blocking = blocker.transaction()
-            await blocking.start()
-            await blocker.execute(
-                "SELECT FROM ingest.fate_counts WHERE tenant_id = $1 FOR UPDATE", tenants[1]
-            )
-            storing = [
-                asyncio.create_task(writer.accept([row(tenant) for tenant in order]))
-                for writer, order in zip(writers, (tenants, tenants[::-1]), strict=True)
-            ]
-            await until(lambda: _waiting_for_locks(database, 2), "both writers to wait")
-            await blocking.rollback()
-            await asyncio.gather(*storing)
-    await blocker.close()
+            async with held(database, locked, tenants[1]) as release:
+                storing = [
+                    asyncio.create_task(writer.accept([row(tenant) for tenant in order]))
+                    for writer, order in zip(writers, (tenants, tenants[::-1]), strict=True)
+                ]
+                await until(lambda: waiting_for_locks(database, 2), "both writers to wait")
+                await release()
+                await asyncio.gather(*storing)
 
     assert [await counted(database, tenant) for tenant in tenants] == [{"published": 3}] * 3
     assert [entry for entry in logged if entry["log_level"] != "info"] == []
@@ -354,17 +335,14 @@ async def _could_not_commit(logged: list[Any]) -> bool:
 
 async def test_answer_comes_only_after_the_commit(service: Service, database: Database, salon: str) -> None:
     await service.post(salon, created("warm"))
-    blocker = await asyncpg.connect(database.admin_dsn)
-    async with blocker.transaction():
-        await blocker.execute("LOCK TABLE ingest.inbox IN SHARE MODE")
+    async with held(database, "LOCK TABLE ingest.inbox IN SHARE MODE"):
         posting = asyncio.create_task(service.post(salon, created("held")))
-        await until(lambda: _waiting_for_locks(database, 1), "the writer to wait for its lock", seconds=1)
+        await until(lambda: waiting_for_locks(database, 1), "the writer to wait for its lock", seconds=1)
         assert not posting.done()
         assert await fates(database, salon) == ["published"]
 
     assert (await posting).status == 202
     assert await fates(database, salon) == ["published", "published"]
-    await blocker.close()
 
 
 async def test_queue_is_bounded(database: Database) -> None:
@@ -397,7 +375,3 @@ async def test_row_that_cannot_be_stored_fails_alone_and_is_quarantined(
     bad = next(stored for stored in await rows(database, salon) if stored["fate"] == "quarantined")
     assert (bad["item_id"], bad["reason"]) == (sent[17].item_id, "the database cannot hold it")
     assert await counted(database, salon) == {"published": 39, "quarantined": 1}
-
-
-async def _waiting_for_locks(database: Database, writers: int) -> bool:
-    return bool(await value(database, WAITS_FOR_A_LOCK, writers))

@@ -12,7 +12,16 @@ import asyncpg
 import pytest
 
 from tests.infrastructure import Database
-from tests.integration.ingest_service import counted, fates, inbox_of, now, row, value
+from tests.integration.ingest_service import (
+    counted,
+    fates,
+    held,
+    inbox_of,
+    now,
+    row,
+    value,
+    waiting_for_locks,
+)
 from tests.integration.probe import running, until
 from turnout_common.ids import new_id
 from turnout_ingest import keys
@@ -103,25 +112,13 @@ async def test_take_over_that_is_not_committed_leaves_the_key_free(
     key = new_id().bytes
     await accept(database, row(tenant_id, key))
     await value(database, EXPIRE, tenant_id)
-    blocker = await asyncpg.connect(database.admin_dsn)
-    blocking = blocker.transaction()
-    await blocking.start()
-    await blocker.execute("SELECT FROM ingest.fate_counts WHERE tenant_id = $1 FOR UPDATE", tenant_id)
-    made = inbox_of(database)
+    locked, made = "SELECT FROM ingest.fate_counts WHERE tenant_id = $1 FOR UPDATE", inbox_of(database)
 
-    async def waits() -> bool:
-        sql = (
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
-            "AND application_name = 'test-inbox' AND wait_event_type = 'Lock')"
-        )
-        return bool(await value(database, sql))
-
-    async with running(made.run()):
-        storing = asyncio.create_task(made.accept([row(tenant_id, key)]))
-        await until(waits, "the writer to wait for the count", 4)
-    storing.cancel()
-    await blocking.rollback()
-    await blocker.close()
+    async with held(database, locked, tenant_id):
+        async with running(made.run()):
+            storing = asyncio.create_task(made.accept([row(tenant_id, key)]))
+            await until(lambda: waiting_for_locks(database), "the writer to wait for the count", 4)
+        storing.cancel()
 
     assert await accept(database, row(tenant_id, key)) == [Fate.PUBLISHED]
     assert await counted(database, tenant_id) == {"published": 2}

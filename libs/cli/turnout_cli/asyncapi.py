@@ -54,8 +54,8 @@ def asyncapi_text() -> str:
 
 
 def _channel(topic: TopicSpec) -> dict[str, Any]:
-    settings = {name: int(topic.config[name]) for name in NUMBERS if name in topic.config}
-    settings |= {"cleanup.policy": topic.config["cleanup.policy"].split(",")}  # type: ignore[dict-item]
+    settings: dict[str, Any] = {name: int(topic.config[name]) for name in NUMBERS if name in topic.config}
+    settings["cleanup.policy"] = topic.config["cleanup.policy"].split(",")
     return {
         "address": topic.name,
         "description": topic.description,

@@ -65,8 +65,8 @@ DO UPDATE SET items = c.items + excluded.items, last_at = greatest(c.last_at, ex
 
 -- name: store_new_items
 -- `claim_keys` and `store_items` at once for items whose keys nobody holds: one way to Postgres and back, and it is
--- committed when it answers. Gives the items whose key is theirs now; of the others nothing is written. Sorted as the callers of
--- `claim_keys` sort, in whatever language the database is, so that two writers never deadlock.
+-- committed when it answers. Gives the items whose key is theirs now; of the others nothing is written. Sorted as the
+-- callers of `claim_keys` sort, in whatever language the database is, so that two writers never deadlock.
 WITH item AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                        $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::bytea[], $14::uuid[],
