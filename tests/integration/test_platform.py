@@ -26,7 +26,7 @@ from turnout_common.tenants import (
 #: What each role may SELECT in schema platform; nothing else is granted to anybody.
 READABLE = {
     "ingest": {"tenants", "data_keys", "channels", "channel_secrets"},
-    "booking": {"tenants", "data_keys"},
+    "booking": {"tenants"},
     "sender": {"tenants", "data_keys", "channels"},
     "rollup": {"tenants"},
     "kpi": {"tenants"},

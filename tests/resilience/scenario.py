@@ -61,10 +61,11 @@ class Scenario:
         return self.ledger.attempts + self.chats.provider.ledger.attempts
 
     @asynccontextmanager
-    async def sending(self) -> AsyncIterator[None]:
-        """Sends; the last part of the story waits for the end of the block, and that until all is answered."""
+    async def sending(self, upto: float = BEFORE_THE_END) -> AsyncIterator[None]:
+        """Sends `upto` that share of the story until `let` lets more pass; the last part waits for the end of the block,
+        and that until all is answered."""
         told = asyncio.Event()
-        self.provider.share = BEFORE_THE_END
+        self.let(upto)
         story = asyncio.create_task(self.provider.send(self.webhooks))
         chats = asyncio.create_task(self.chats.talk(told))
         try:
@@ -76,6 +77,11 @@ class Scenario:
         finally:
             story.cancel()
             chats.cancel()
+
+    def let(self, upto: float) -> None:
+        """Lets the story be sent up to that share of it."""
+        assert upto <= BEFORE_THE_END
+        self.provider.share = upto
 
     async def fate(self, fate: str) -> int:
         """Items of that fate, as ingest counted them."""

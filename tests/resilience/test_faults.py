@@ -131,11 +131,12 @@ async def test_sigterm_under_load_drains_and_loses_no_answer(world: World, worke
     assert await world.stop("ingest") == 0
     await world.start("ingest", TURNOUT_WORKERS=workers)
 
-    async with scenario.sending():
-        # Early, so that the part that waits for the end of the faults is not reached before the commits are held.
-        for share in (0.05, 0.15):
+    async with scenario.sending(upto=0.1):
+        for share in (0.1, 0.4):
             await scenario.progress(share)
             async with world.commits_held():
+                # Only now: what was let pass before could all be sent before the commits are held.
+                scenario.let(share + 0.3)
                 await until(lambda: _under_way(scenario), "webhooks to wait for their commit")
                 stopping = asyncio.create_task(world.stop("ingest"))
                 await until(lambda: _listens_no_more(world), "ingest to drain")

@@ -182,3 +182,12 @@ def test_metrics_without_a_denominator_are_null() -> None:
 
     assert metrics["noShowRate"] is None
     assert metrics["revenueNet"] == 0
+
+
+def test_of_two_visits_that_start_together_one_is_the_first_and_the_other_came_again() -> None:
+    story = story_of(SALON, [life_of(uid, 1, at(20, 10), at(20, 7)) for uid in ("mine", "my friend's")])
+
+    counts = true_counts(story, date(2026, 11, 20), date(2026, 11, 20), at(21, 10))
+
+    clients = ("clients", "newClients", "returningClients", "retainedClients")
+    assert [counts[name] for name in clients] == [1, 1, 1, 1]

@@ -111,6 +111,15 @@ def test_production_takes_a_random_password_and_a_dsn_without_one(password: str)
     assert faults(dsn=f"postgresql://turnout_ingest{password}@127.0.0.1:1/none") == []
 
 
+@pytest.mark.parametrize("seconds", [4, 30])
+def test_production_refuses_a_recovery_that_passes_over_a_slow_transaction(seconds: float) -> None:
+    (fault,) = faults(recovery_age_seconds=seconds)
+
+    assert fault.startswith("TURNOUT_RECOVERY_AGE_SECONDS: more than 30 is needed")
+    assert faults("development", recovery_age_seconds=seconds) == []
+    assert faults(recovery_age_seconds=30.1) == []
+
+
 def test_proxies_that_are_no_addresses_are_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         IngestSettings(postgres_dsn=SecretStr("x"), trusted_proxies="10.0.0.0/8, nonsense")

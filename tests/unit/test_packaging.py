@@ -14,7 +14,7 @@ from tests.containers import KAFKA_IMAGE, POSTGRES_IMAGE
 from turnout_cli.compose import KAFKA_PORT, POSTGRES_PORT, port_variable
 from turnout_cli.migrate_command import MigrateSettings
 from turnout_cli.secrets_command import password_variable
-from turnout_cli.services import SERVICES, Service
+from turnout_cli.services import KEYED, SERVICES, Service
 from turnout_cli.state import DATABASE_ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,3 +110,13 @@ def test_migrate_job_sets_the_password_of_every_role() -> None:
 
     assert fields == wanted
     assert wanted <= COMPOSE["services"]["migrate"]["environment"].keys()
+
+
+def test_only_who_seals_or_opens_gets_the_master_key() -> None:
+    in_compose = {
+        name
+        for name, each in COMPOSE["services"].items()
+        if "TURNOUT_MASTER_KEY" in each.get("environment", {})
+    }
+
+    assert in_compose == set(KEYED)

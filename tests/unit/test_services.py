@@ -56,6 +56,17 @@ def test_every_service_connects_as_its_own_role(tmp_path: Path) -> None:
         assert not any(password in value for password in others for value in env.values())
 
 
+def test_only_who_seals_or_opens_gets_the_master_key(tmp_path: Path) -> None:
+    system = addresses()
+    given = {
+        service.name
+        for service in SERVICES
+        if "TURNOUT_MASTER_KEY_FILE" in process_spec(service, system, Home(tmp_path)).env
+    }
+
+    assert given == {"ingest", "sender"}
+
+
 def test_the_sender_talks_to_the_mock_providers_in_the_demo_only(tmp_path: Path) -> None:
     sender = next(service for service in SERVICES if service.name == "sender")
     with_demo = process_spec(sender, addresses(demo=True), Home(tmp_path)).env

@@ -73,7 +73,7 @@ def _client(appointments: list[Life], window: Window) -> dict[str, int]:
         return {}
     first = visits[0][0]
     is_new = window.holds(first)
-    again = any(first < start <= first + RETENTION for start, _ in visits[1:])
+    again = any(start <= first + RETENTION for start, _ in visits[1:])
     return {
         "clients": 1,
         "returningClients": int(len(inside) > 1 or not is_new),

@@ -36,6 +36,9 @@ SERVICES = (
     Service(MOCK_PROVIDERS, "turnout_mock_providers.main", 8605, None),
 )
 
+#: Who seals or opens contact data. Nobody else gets the master key.
+KEYED = ("ingest", "sender")
+
 
 @dataclass(frozen=True)
 class Addresses:
@@ -99,7 +102,6 @@ def _environment(service: Service, addresses: Addresses) -> dict[str, str]:
         "TURNOUT_HTTP_HOST": "127.0.0.1",
         "TURNOUT_REPLICA": "up",
         "TURNOUT_HTTP_PORT": str(addresses.ports[service.name]),
-        "TURNOUT_MASTER_KEY_FILE": str(addresses.master_key_file),
     }
     values |= {
         f"TURNOUT_{name.replace('-', '_').upper()}_URL": addresses.url(name)
@@ -108,6 +110,8 @@ def _environment(service: Service, addresses: Addresses) -> dict[str, str]:
     }
     if service.role is not None:
         values["TURNOUT_POSTGRES_DSN"] = addresses.role_dsn(service.role)
+    if service.name in KEYED:
+        values["TURNOUT_MASTER_KEY_FILE"] = str(addresses.master_key_file)
     if service.name == "sender" and MOCK_PROVIDERS in addresses.ports:
         values["TURNOUT_PROVIDER_BASE_URL"] = addresses.url(MOCK_PROVIDERS)
     return DEVELOPMENT | os.environ | values

@@ -18,6 +18,8 @@ from turnout_common.security import MasterKeys, SecretError, is_guessable, read_
 LEAST_PASSWORD = 12
 #: Long enough, and known to everybody.
 KNOWN_PASSWORDS = ("changemechangeme", "passwordpassword", "postgrespostgres")
+#: Seconds: `transaction_timeout` of our roles (migrations/roles.sql).
+LONGEST_TRANSACTION = 30
 
 
 class ServiceSettings(BaseSettings):
@@ -99,8 +101,15 @@ class ServiceSettings(BaseSettings):
 
     def start_faults(self) -> list[str]:
         """Why the service must not start, one line each and without a secret; empty when it may."""
-        weak = self.weak_postgres_password() if self.production else None
-        return [f"TURNOUT_POSTGRES_DSN: {weak}"] if weak else []
+        if not self.production:
+            return []
+        faults = [f"TURNOUT_POSTGRES_DSN: {weak}"] if (weak := self.weak_postgres_password()) else []
+        if self.recovery_age_seconds <= LONGEST_TRANSACTION:
+            faults.append(
+                f"TURNOUT_RECOVERY_AGE_SECONDS: more than {LONGEST_TRANSACTION} is needed in production, since a "
+                "transaction may last that long and recovery would pass over what it commits"
+            )
+        return faults
 
     def weak_postgres_password(self) -> str | None:
         """What production has against the password in the DSN, in words. None in a DSN is well: there are certificates

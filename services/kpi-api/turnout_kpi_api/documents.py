@@ -25,7 +25,8 @@ currency; what was paid in another currency is counted and never added.
 
 The unit of counting is the *chain*: one appointment through all its reschedules. Nothing ticks: what needs the past
 (due, visits, utilisation, closed intents) is cut at the answer's `asOf` when it is asked for; all else is not cut, so a
-booking made now for tomorrow shows now.
+booking made now for tomorrow shows now. Of two visits of a client that start together, one is the first and the other
+came again.
 
 `GET /kpi/summary` gives all of them for a window, `GET /kpi/staff/{staffId}` for one member of staff, `GET /kpi/staff`
 for each, `GET /kpi/definitions` this page as JSON.

@@ -136,7 +136,7 @@ GRANT SELECT, INSERT ON platform.audit_log TO turnout_platform;
 CREATE POLICY services_read ON platform.tenants FOR SELECT
   TO turnout_ingest, turnout_booking, turnout_sender, turnout_rollup, turnout_maintenance USING (true);
 CREATE POLICY services_read ON platform.data_keys FOR SELECT
-  TO turnout_ingest, turnout_booking, turnout_sender, turnout_maintenance USING (true);
+  TO turnout_ingest, turnout_sender, turnout_maintenance USING (true);
 CREATE POLICY services_read ON platform.channels FOR SELECT
   TO turnout_ingest, turnout_sender, turnout_maintenance USING (true);
 CREATE POLICY services_read ON platform.channel_secrets FOR SELECT TO turnout_ingest USING (true);
@@ -144,7 +144,7 @@ CREATE POLICY tenant_read ON platform.tenants FOR SELECT TO turnout_kpi
   USING (tenant_id = current_setting('turnout.tenant_id', true));
 GRANT SELECT ON platform.tenants
   TO turnout_ingest, turnout_booking, turnout_sender, turnout_rollup, turnout_kpi, turnout_maintenance;
-GRANT SELECT ON platform.data_keys TO turnout_ingest, turnout_booking, turnout_sender, turnout_maintenance;
+GRANT SELECT ON platform.data_keys TO turnout_ingest, turnout_sender, turnout_maintenance;
 -- Who sends has the token, who takes in (maintenance: `inbox release`) the handshake; nobody else needs either.
 GRANT SELECT (tenant_id, channel, enabled, routing_id) ON platform.channels
   TO turnout_ingest, turnout_sender, turnout_maintenance;
