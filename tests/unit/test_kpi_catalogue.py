@@ -135,9 +135,7 @@ def test_maturity_follows_the_rules() -> None:
 
 def test_generated_documents_are_fresh() -> None:
     for path, text in documents().items():
-        assert path.read_text(encoding="utf-8") == text, (
-            f"stale: run `python -m turnout_kpi_api.documents` ({path})"
-        )
+        assert path.read_text(encoding="utf-8") == text, f"stale: run `turnout contracts generate` ({path})"
 
 
 @pytest.mark.parametrize(

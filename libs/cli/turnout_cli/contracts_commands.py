@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from cyclopts import App
 
@@ -17,13 +18,13 @@ from turnout_cli.state import project_root
 _ROOT_USAGE = "```console\nturnout COMMAND\n```\n\n"
 app = App(
     name="contracts",
-    help="Schemas and examples of the events, AsyncAPI, OpenAPI of ingest, .env.example, docs/CLI.md.",
+    help="Schemas and examples of the events, AsyncAPI, OpenAPI, .env.example, docs/CLI.md, docs/KPIS.md.",
 )
 
 
 @app.command
 def generate() -> int:
-    """Write contracts/schemas, asyncapi.json, the OpenAPI of ingest, .env.example and docs/CLI.md from the code."""
+    """Write contracts/schemas, asyncapi.json and openapi, .env.example, docs/CLI.md and docs/KPIS.md from the code."""
     changed = contract_files.write_schemas()
     for file, text in generated_files().items():
         if _read(file) != text:
@@ -44,18 +45,19 @@ def check() -> int:
     if faults:
         say("`./turnout contracts generate` writes what is generated; examples are written by hand.")
         return 1
-    say("✓ schemas, examples, AsyncAPI, OpenAPI, .env.example and docs/CLI.md are up to date")
+    say("✓ schemas, examples, AsyncAPI, OpenAPI, .env.example, docs/CLI.md and docs/KPIS.md are up to date")
     return 0
 
 
 def generated_files() -> dict[Path, str]:
     """The generated files besides the schemas, with the text that they should have."""
     root = project_root()
-    return {
+    of_kpi_api: dict[Path, str] = _of_service("turnout_kpi_api.documents").documents()
+    return of_kpi_api | {
         root / ".env.example": env_example(),
         root / "docs" / "CLI.md": cli_reference(),
         root / "contracts" / "asyncapi.json": asyncapi_text(),
-        root / "contracts" / "openapi" / "ingest.json": ingest_openapi(),
+        root / "contracts" / "openapi" / "ingest.json": _of_service("turnout_ingest.app").openapi_text(),
     }
 
 
@@ -77,12 +79,12 @@ def cli_reference() -> str:
     return head + text.rstrip() + "\n"
 
 
-def ingest_openapi() -> str:
-    """contracts/openapi/ingest.json. Raises CommandError where ingest is not installed."""
+def _of_service(module: str) -> Any:
+    """A module of a service, which this package may not know. Raises CommandError where it is not installed."""
     try:
-        return str(importlib.import_module("turnout_ingest.app").openapi_text())
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise CommandError(f"turnout_ingest.app cannot be imported: {error}") from error
+        raise CommandError(f"{module} cannot be imported: {error}") from error
 
 
 def _read(file: Path) -> str | None:

@@ -1,7 +1,5 @@
-"""What is generated from this service: docs/KPIS.md and contracts/openapi/kpi-api.json.
-
-`python -m turnout_kpi_api.documents` writes them; a test fails while they are stale.
-"""
+"""What is generated from this service: docs/KPIS.md and contracts/openapi/kpi-api.json. `turnout contracts generate`
+writes them."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from turnout_kpi_api.kpis import CLOCK_WORDS, COUNTS, DERIVED_COUNTS, MATURITY_W
 _INTRODUCTION = """\
 # The KPIs
 
-Generated from `services/kpi-api/turnout_kpi_api/kpis.py` by `python -m turnout_kpi_api.documents`: do not edit.
+Generated from `services/kpi-api/turnout_kpi_api/kpis.py` by `turnout contracts generate`: do not edit.
 
 Every KPI is a ratio of two sums, or a sum. Both parts of a ratio follow one clock and are added up over any window,
 filter and grouping before they are divided; a mean of ratios is never taken. Where nothing is divided by, the value is
@@ -84,9 +82,3 @@ def documents() -> dict[Path, str]:
         contracts / "openapi" / "kpi-api.json": openapi_document(),
         contracts.parent / "docs" / "KPIS.md": kpis_page(),
     }
-
-
-if __name__ == "__main__":
-    for path, text in documents().items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
