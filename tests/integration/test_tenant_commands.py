@@ -19,6 +19,7 @@ from cyclopts import CycloptsError
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database
 from turnout_cli import dlq, inbox, tenant, tenant_channels
+from turnout_cli.actor import who
 from turnout_cli.demo_seed import channel_secrets, read_tenant
 from turnout_cli.errors import CommandError
 from turnout_common.channel_secrets import new_secret
@@ -170,6 +171,7 @@ def test_each_act_is_in_the_audit_log_and_no_secret_is(database: Database, name:
         "tenant.status",
         "token.created",
     ]
+    assert {row["actor"] for row in found} == {who()}
     assert "canary" not in str(found) and "tt_" not in str(found)
 
 
@@ -522,7 +524,7 @@ def test_a_raw_body_that_was_shown_stands_in_the_audit_log_without_its_content(
     inbox.show(item_id)
     assert raw_shown(database, name) == []
     inbox.show(item_id, raw=True)
-    assert raw_shown(database, name) == [("cli", {"item_id": str(item_id)})]
+    assert raw_shown(database, name) == [(who(), {"item_id": str(item_id)})]
 
 
 def test_a_raw_body_is_not_shown_when_that_cannot_be_noted(

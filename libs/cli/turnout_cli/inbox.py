@@ -11,6 +11,7 @@ from uuid import UUID
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from turnout_cli.actor import who
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.inbox_channels import channels
@@ -176,7 +177,7 @@ async def _raw(item_id: UUID, target: TargetOption) -> bytes:
             raise CommandError(str(error)) from error
     opened = keys.open("raw", row["sealed"])
     async with place.platform() as platform:  # before anybody sees it: what is not noted is not shown
-        await audit_act(platform, row["tenant_id"], "cli", "inbox.show_raw", {"item_id": str(item_id)})
+        await audit_act(platform, row["tenant_id"], who(), "inbox.show_raw", {"item_id": str(item_id)})
     return opened
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import asyncpg
 from cyclopts import Parameter
 
+from turnout_cli.actor import who
 from turnout_cli.connection import Target, TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.inbox_replay import Flag, Ids
@@ -96,7 +97,7 @@ async def _release(place: Target, wanted: Selection, fate: Fate, dry_run: bool, 
             finally:
                 released = sum(outcome.moved for outcome in outcomes)
                 details = wanted.described() | {"fate": fate.value, "released": released}
-                await audit_act(platform, wanted.tenant, "cli", "inbox.release", details)
+                await audit_act(platform, wanted.tenant, who(), "inbox.release", details)
         return outcomes
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 from cyclopts import Parameter
 
+from turnout_cli.actor import who
 from turnout_cli.connection import Target, TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.inbox_selection import SQL, Selection, selection, wait_for_room
@@ -96,7 +97,7 @@ async def _queue(
                 told(queued, max(meant, queued))
         finally:
             await audit_act(
-                platform, wanted.tenant, "cli", "inbox.replay", wanted.described() | {"items": queued}
+                platform, wanted.tenant, who(), "inbox.replay", wanted.described() | {"items": queued}
             )
 
 

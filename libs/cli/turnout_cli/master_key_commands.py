@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 from cyclopts import App
 
+from turnout_cli.actor import who
 from turnout_cli.connection import Target, TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.master_key_store import EnvFile, KeyFile
@@ -136,7 +137,7 @@ async def _rotate(place: Target, store: Store | None, new: bytes, given: bool, l
         else:
             say("– a rotation was begun before: going on with it")
         try:
-            moved = await wrap_again(connection, keys, leave_broken=leave_broken)
+            moved = await wrap_again(connection, keys, leave_broken=leave_broken, actor=who())
         except SecretError as error:
             raise CommandError(f"{error}; --leave-broken goes on without it") from error
         say(f"✓ {moved} data keys wrapped under the new master key, and new tenants from now on")

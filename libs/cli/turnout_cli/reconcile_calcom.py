@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from turnout_cli.actor import who
 from turnout_cli.calcom_api import API, TIMEOUT, CalcomRefused, changed_bookings
 from turnout_cli.connection import Target, TargetOption, resolve, run
 from turnout_cli.errors import CommandError
@@ -136,7 +137,7 @@ async def _reconcile(
             if gap.injected:
                 async with place.platform() as platform:
                     told = {"listed": gap.listed, "injected": gap.injected}
-                    await audit_act(platform, tenant.tenant_id, "cli", "reconcile.calcom", told)
+                    await audit_act(platform, tenant.tenant_id, who(), "reconcile.calcom", told)
     return gaps
 
 

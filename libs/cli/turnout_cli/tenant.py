@@ -12,6 +12,7 @@ import asyncpg
 from cyclopts import App, Parameter
 
 from turnout_cli import tenant_channels
+from turnout_cli.actor import who
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.output import Json, cell_text, print_json, print_table, say
@@ -74,7 +75,13 @@ async def _create(tenant_id: str, timezone: str, currency: str, locale: str, tar
     async with place.platform() as connection:
         try:
             await tenants.create_tenant(
-                connection, place.master_key, tenant_id, timezone, currency=currency, locale=locale
+                connection,
+                place.master_key,
+                tenant_id,
+                timezone,
+                currency=currency,
+                locale=locale,
+                actor=who(),
             )
         except ValueError as error:
             raise CommandError(str(error)) from error
@@ -135,7 +142,7 @@ def resume(tenant_id: str, *, target: TargetOption = "embedded") -> int:
 async def _set_status(tenant_id: str, status: str, target: TargetOption) -> None:
     async with resolve(target).platform() as connection:
         try:
-            await tenants.set_tenant_status(connection, tenant_id, status)
+            await tenants.set_tenant_status(connection, tenant_id, status, actor=who())
         except tenants.UnknownTenant as error:
             raise CommandError(str(error)) from error
 
@@ -180,7 +187,7 @@ async def _create_token(
     async with resolve(target).platform() as connection:
         try:
             return await tenants.create_api_token(
-                connection, tenant_id, scope, staff_id=staff_id, label=label
+                connection, tenant_id, scope, staff_id=staff_id, label=label, actor=who()
             )
         except asyncpg.ForeignKeyViolationError as error:
             raise CommandError(f"there is no tenant {tenant_id!r}") from error

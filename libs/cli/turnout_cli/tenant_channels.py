@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import asyncpg
 from cyclopts import App, Parameter
 
+from turnout_cli.actor import who
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
 from turnout_cli.output import Json, cell_text, print_json, say
@@ -93,6 +94,7 @@ async def _set_channel(
                 api_token=api_token,
                 routing_id=routing_id,
                 handshake=handshake,
+                actor=who(),
             )
         except (tenants.UnknownTenant, BadChannelValue) as error:
             raise CommandError(str(error)) from error
@@ -132,7 +134,7 @@ def enable(tenant_id: str, channel: ChannelName, *, target: TargetOption = "embe
 async def _enable(tenant_id: str, channel: ChannelName, enabled: bool, target: TargetOption) -> None:
     async with resolve(target).platform() as connection:
         try:
-            await tenants.set_channel_enabled(connection, tenant_id, channel, enabled)
+            await tenants.set_channel_enabled(connection, tenant_id, channel, enabled, actor=who())
         except tenants.UnknownChannel as error:
             raise CommandError(str(error)) from error
 
@@ -190,7 +192,7 @@ async def _rotate(
     async with place.platform() as connection:
         try:
             return await tenants.rotate_secret(
-                connection, place.master_key, tenant_id, channel, secret, overlap
+                connection, place.master_key, tenant_id, channel, secret, overlap, actor=who()
             )
         except tenants.UnknownChannel as error:
             raise CommandError(f"{error}; `tenant channel set` makes it") from error
