@@ -12,6 +12,7 @@ import yaml
 
 from tests.containers import KAFKA_IMAGE, POSTGRES_IMAGE
 from turnout_cli.compose import KAFKA_PORT, POSTGRES_PORT, port_variable
+from turnout_cli.main import app
 from turnout_cli.migrate_command import MigrateSettings
 from turnout_cli.secrets_command import password_variable
 from turnout_cli.services import KEYED, SERVICES, Service
@@ -120,3 +121,23 @@ def test_only_who_seals_or_opens_gets_the_master_key() -> None:
     }
 
     assert in_compose == set(KEYED)
+
+
+UNITS = ROOT / "deploy" / "systemd"
+
+
+@pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda unit: unit.stem)
+def test_each_scheduled_job_is_a_command_and_has_a_timer(unit: Path) -> None:
+    (command,) = re.findall(
+        r"^ExecStart=/opt/turnout/turnout (.+) \$TURNOUT_JOB_OPTIONS$", unit.read_text(), re.MULTILINE
+    )
+    app.parse_args([*command.split(), "--target", "compose"], exit_on_error=False, print_error=False)
+
+    assert f"| `{unit.stem}` | `turnout {command}` |" in (ROOT / "docs" / "RUNBOOK.md").read_text()
+    assert "OnCalendar=" in unit.with_suffix(".timer").read_text()
+
+
+def test_what_must_run_regularly_is_scheduled() -> None:
+    assert {unit.stem.removeprefix("turnout-") for unit in UNITS.glob("*.timer")} == {
+        "prune", "reconcile-calcom", "reconcile-max", "rollup-hourly", "rollup-daily"
+    }  # fmt: skip
