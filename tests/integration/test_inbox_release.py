@@ -4,7 +4,6 @@ counts of the fates add up all the while."""
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -42,13 +41,7 @@ from turnout_ingest.providers import telegram as telegram_adapter
 from turnout_ingest.providers.provider import Delivery, Fate, Item, Refused, hash16
 from turnout_ingest.release import Release, Wanted
 
-
-@pytest.fixture(autouse=True)
-def environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
-    monkeypatch.setenv("TURNOUT_PLATFORM_DSN", database.dsn("platform"))
-    monkeypatch.setenv("TURNOUT_MAINTENANCE_DSN", database.dsn("maintenance"))
-    monkeypatch.setenv("TURNOUT_MASTER_KEY", base64.b64encode(MASTER_KEY).decode())
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 
 @pytest.fixture(scope="module")

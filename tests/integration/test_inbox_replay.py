@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.ingest_service import Service, add_channels, created, ingest, now, rows, value
 from tests.integration.probe import running, until
@@ -30,13 +28,7 @@ from turnout_common.kafka import create_broker
 from turnout_common.postgres import create_pool
 from turnout_common.topics import INBOUND
 
-
-@pytest.fixture(autouse=True)
-def environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
-    monkeypatch.setenv("TURNOUT_PLATFORM_DSN", database.dsn("platform"))
-    monkeypatch.setenv("TURNOUT_MAINTENANCE_DSN", database.dsn("maintenance"))
-    monkeypatch.setenv("TURNOUT_MASTER_KEY", base64.b64encode(MASTER_KEY).decode())
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ found and put in, and what comes after all changes nothing.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -245,11 +244,7 @@ async def _world(database: Database) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def world(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> AsyncIterator[World]:
-    monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
-    monkeypatch.setenv("TURNOUT_PLATFORM_DSN", database.dsn("platform"))
-    monkeypatch.setenv("TURNOUT_MAINTENANCE_DSN", database.dsn("maintenance"))
-    monkeypatch.setenv("TURNOUT_MASTER_KEY", base64.b64encode(MASTER_KEY).decode())
+async def world(database: Database, command_environment: None) -> AsyncIterator[World]:
     async with _world(database) as made:
         made.booking.clock.at = NOW
         yield made

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -22,26 +20,13 @@ from turnout_common.tenants import create_tenant, rotate_secret, set_channel, se
 
 SECRET = "secret-of-the-channel"
 HOOK = "https://hooks.example/webhooks/max/{tenant}"
+pytestmark = pytest.mark.usefixtures("command_environment", "mock")
 
 
 @pytest.fixture
 async def mock() -> AsyncIterator[MockProviders]:
     async with mock_providers() as started:
         yield started
-
-
-@pytest.fixture
-def name() -> str:
-    return "m" + os.urandom(5).hex()
-
-
-@pytest.fixture(autouse=True)
-def environment(
-    database: Database, monkeypatch: pytest.MonkeyPatch, mock: MockProviders, tmp_path: Any
-) -> None:
-    monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
-    monkeypatch.setenv("TURNOUT_PLATFORM_DSN", database.dsn("platform"))
-    monkeypatch.setenv("TURNOUT_MASTER_KEY", base64.b64encode(MASTER_KEY).decode())
 
 
 async def bot(
