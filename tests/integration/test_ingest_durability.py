@@ -34,11 +34,30 @@ from tests.integration.ingest_service import (
 from tests.integration.probe import running, until
 from turnout_common.ids import new_id
 from turnout_common.postgres import connect
-from turnout_ingest.inbox import BATCH_ROWS, Inbox, InboxFull
+from turnout_ingest.inbox import BATCH_BYTES, BATCH_ROWS, Inbox, InboxFull
 from turnout_ingest.providers.provider import Fate
 
 #: More than a commit may take, and less than Postgres itself waits for a lock.
 GIVEN_UP_SECONDS = 3.0
+
+
+class Unanswered:
+    """A connection whose server went away: it hangs, or is found to be broken."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        self._hangs = hangs
+        self.terminated = False
+
+    async def fetchval(self, _: str) -> None:
+        if self._hangs:
+            await asyncio.Event().wait()
+        raise asyncpg.ConnectionDoesNotExistError
+
+    def is_closed(self) -> bool:
+        return self.terminated
+
+    def terminate(self) -> None:
+        self.terminated = True
 
 
 @pytest.fixture
@@ -126,6 +145,34 @@ async def test_batch_is_what_gathered_and_never_more_than_its_limit(inbox: Inbox
 
     assert [len(part) for part in found] == [300] * 4
     assert inbox.commits - before == 4  # two of them would be over 500
+
+
+async def test_commit_carries_no_more_bytes_than_it_can_write_in_time(inbox: Inbox, salon: str) -> None:
+    """A tenant who may post large bodies must not make the commits of all tenants too slow to be answered."""
+    before = inbox.commits
+    sealed = bytes(BATCH_BYTES // 4)
+
+    found = await asyncio.gather(*(inbox.accept([row(salon, sealed=sealed)]) for _ in range(10)))
+
+    assert found == [[Fate.PUBLISHED]] * 10
+    assert inbox.commits - before == 3  # by four
+
+
+async def test_connection_that_does_not_say_that_it_writes_through_is_not_used(
+    database: Database, salon: str
+) -> None:
+    """Its server went away right after the connection was made; the third one answers."""
+    unused = [Unanswered(hangs=True), Unanswered(hangs=False)]
+    left: list[Any] = list(unused)
+
+    async def opening() -> Any:
+        return left.pop(0) if left else await connect(database.dsn("ingest"), "test-third")
+
+    made = Inbox(opening, queue_items=10)
+    async with running(made.run()), asyncio.timeout(10):
+        assert await made.accept([row(salon)]) == [Fate.PUBLISHED]
+
+    assert not left and all(each.terminated for each in unused)
 
 
 async def test_request_with_more_items_than_a_batch_waits_for_all_of_them(

@@ -12,7 +12,7 @@ import pytest
 
 import turnout_ingest
 from tests.infrastructure import ROLES, Database, Infrastructure
-from tests.integration.ingest_service import inbox_of, row, value
+from tests.integration.ingest_service import inbox_of, now, row, value
 from tests.integration.probe import running
 from turnout_common.postgres import create_pool, load_queries
 from turnout_common.recovery import RecoveryCheck
@@ -159,13 +159,26 @@ async def test_walk_ends_before_the_first_item_that_is_too_young(
         await made.accept(items)
     ids = [item.item_id for item in items]
     await admin.execute(
-        "UPDATE ingest.inbox SET received_at = now() - interval '1 h' WHERE item_id = ANY ($1)",
+        "UPDATE ingest.inbox SET stored_at = now() - interval '1 h' WHERE item_id = ANY ($1)",
         [ids[0], ids[1], ids[3]],
     )
 
     walked = await admin.fetch(SQL["walk_published"], start, timedelta(minutes=2), 5000)
 
     assert [record["record_id"] for record in walked] == ids[:2]
+    await admin.execute("DELETE FROM ingest.outbox")
+
+
+async def test_walk_takes_an_item_for_as_old_as_its_storing(
+    database: Database, admin: asyncpg.Connection, tenant_id: str
+) -> None:
+    """The spool and reconcile bring items of hours ago: behind them a younger seq may not be committed yet."""
+    made = inbox_of(database)
+    start = await admin.fetchval("SELECT coalesce(max(seq), 0) FROM ingest.inbox")
+    async with running(made.run()):
+        await made.accept([row(tenant_id, received_at=now() - timedelta(hours=3))])
+
+    assert await admin.fetch(SQL["walk_published"], start, timedelta(minutes=2), 5000) == []
     await admin.execute("DELETE FROM ingest.outbox")
 
 
@@ -177,7 +190,7 @@ async def test_item_that_a_reader_never_applied_is_published_again_once(
     async with running(made.run()):
         await made.accept([lost, known, receipt])
     await admin.execute("DELETE FROM ingest.outbox")  # published, and then Kafka lost its disk
-    await admin.execute("UPDATE ingest.inbox SET received_at = now() - interval '1 h'")
+    await admin.execute("UPDATE ingest.inbox SET stored_at = now() - interval '1 h'")
     for reader, ids in (("booking", [known.item_id, receipt.item_id]), ("sender", [])):
         await admin.execute(f"DELETE FROM {reader}.read_marks")
         await admin.executemany(f"INSERT INTO {reader}.applied (record_id) VALUES ($1)", [(i,) for i in ids])

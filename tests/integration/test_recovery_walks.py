@@ -29,8 +29,8 @@ OUTBOUND = """INSERT INTO booking.outbound (seq, record_id, tenant_id, type, cli
 SELECT s, r, 't', 'message.planned', gen_random_uuid(), gen_random_uuid(), 1, now(), '{}', now() - age
 FROM (VALUES (1000001, $1::uuid, interval '1 minute'), (1000002, $2::uuid, interval '3 minutes')) AS v(s, r, age)"""
 RECEIPTS = """INSERT INTO ingest.inbox (seq, item_id, request_id, tenant_id, channel, kind, event_type, fate, kafka_key,
-  subject, occurred_at, received_at, key_hash, payload) OVERRIDING SYSTEM VALUE
-SELECT s, r, r, 't', 'whatsapp', 'receipt', 'x', 'published', 'k', 's', now(), now() - age, '', '{}'
+  subject, occurred_at, received_at, stored_at, key_hash, payload) OVERRIDING SYSTEM VALUE
+SELECT s, r, r, 't', 'whatsapp', 'receipt', 'x', 'published', 'k', 's', now(), now(), now() - age, '', '{}'
 FROM (VALUES (1000001, $1::uuid, interval '1 minute'), (1000002, $2::uuid, interval '3 minutes')) AS v(s, r, age)"""
 WALKS: dict[str, tuple[Watch, str]] = {
     "message_events": (sender.WATCHES[0], MESSAGE_LOG),

@@ -22,6 +22,7 @@ from tests.integration.probe import (
     until,
 )
 from turnout_cli.embedded.process import free_port
+from turnout_common import metrics
 from turnout_common.ids import new_id
 from turnout_common.postgres import create_pool
 from turnout_common.relay import SQL, Relay, RelayQueries
@@ -104,6 +105,21 @@ async def test_two_replicas_publish_each_row_once(settings: ServiceSettings, poo
             await until(lambda: _empty(pool), "an empty outbox")
 
     assert sorted([first.published, second.published]) == [0, 500]
+
+
+async def test_replica_that_lost_the_lock_tells_no_old_age(
+    settings: ServiceSettings, pool: asyncpg.Pool
+) -> None:
+    """It may have lost it in the middle of an outage: whoever has it now tells."""
+    holder, other = Relay("probe", settings, QUERIES), Relay("probe", settings, QUERIES)
+    assert await holder.publish_batch() == 0
+    metrics.OLDEST_UNPUBLISHED.labels("probe").set(300)
+
+    assert await other.publish_batch() == 0
+
+    await holder._close()
+    await other._close()
+    assert metrics.OLDEST_UNPUBLISHED.labels("probe")._value.get() == 0
 
 
 async def test_second_replica_takes_over_when_the_first_loses_its_connection(

@@ -99,11 +99,25 @@ def test_password_in_a_parameter_of_the_dsn_is_judged_too() -> None:
     assert fault.startswith("TURNOUT_POSTGRES_DSN: a password of fewer than")
 
 
-@pytest.mark.parametrize("password", ["pa[ss", "pa\N{DOUBLE QUESTION MARK}ss"])
-def test_dsn_that_is_no_url_is_told_without_it(password: str) -> None:
-    (fault,) = faults(dsn=f"postgresql://turnout_ingest:{password}@127.0.0.1:1/none")
+@pytest.mark.parametrize("env", ["production", "development"])
+@pytest.mark.parametrize("sign", ["[", "\N{DOUBLE QUESTION MARK}", "/", "?", "#"])
+def test_dsn_that_is_no_url_is_told_without_it(sign: str, env: str) -> None:
+    """Behind the sign the driver would look for a host or a parameter, and name it when it finds none."""
+    (fault,) = faults(env, dsn=f"postgresql://turnout_ingest:longenoughpa{sign}ss@127.0.0.1:1/none")
 
-    assert "percent-encoded" in fault and "pa" + password[2] not in fault
+    assert "percent-encoded" in fault and f"pa{sign}" not in fault and "ss@" not in fault
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://h1:5432,h2:5433/turnout?target_session_attrs=any",
+        "postgresql://turnout_ingest:long%40enough%2Fpassword@h:1/none?sslmode=verify-full&application_name=a@b",
+        "postgresql:///turnout?host=/run/postgresql",
+    ],
+)
+def test_dsn_that_the_driver_understands_is_taken(dsn: str) -> None:
+    assert faults(dsn=dsn) == []
 
 
 @pytest.mark.parametrize("password", ["", ":" + os.urandom(16).hex()])

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import from_json, to_json
 
 from tests.webhook_fixtures import KEYS, NOON, body_of, delivered, event_of, names, opened, value_of
 from turnout_common.events.values import Channel
@@ -323,6 +324,25 @@ def test_body_without_a_group_routes_nowhere(body: bytes) -> None:
 )
 def test_what_is_no_event_is_quarantined(body: bytes) -> None:
     assert delivered("vk", body).fate is Fate.QUARANTINED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "type": "message_event",
+            "group_id": 204733001,
+            "object": {"user_id": 5, "peer_id": 5, "payload": {"x": 1}},
+        },
+        {"type": "message_new", "group_id": 204733001, "object": []},
+        {"type": 1},
+    ],
+)
+def test_what_cannot_be_read_is_kept_without_the_secret_too(body: dict[str, Any]) -> None:
+    row = delivered("vk", to_json(body | {"secret": SECRET}))
+
+    assert row.fate is Fate.QUARANTINED and row.sealed is not None
+    assert from_json(KEYS.open("raw", row.sealed)) == body
 
 
 @pytest.mark.parametrize("name", names("vk"))

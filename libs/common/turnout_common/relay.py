@@ -120,6 +120,7 @@ class Relay:
         self._asked = "Postgres"
         connection = await self._locked_connection()
         if connection is None:
+            metrics.OLDEST_UNPUBLISHED.labels(self._service).set(0)  # whoever holds the lock tells
             return 0
         async with connection.transaction():
             rows = await connection.fetch(self._queries.fetch, BATCH_ROWS)

@@ -101,6 +101,10 @@ class ServiceSettings(BaseSettings):
 
     def start_faults(self) -> list[str]:
         """Why the service must not start, one line each and without a secret; empty when it may."""
+        if not self._dsn_is_readable():
+            return [
+                "TURNOUT_POSTGRES_DSN: not a URL: what is special in its password must be percent-encoded"
+            ]
         if not self.production:
             return []
         faults = [f"TURNOUT_POSTGRES_DSN: {weak}"] if (weak := self.weak_postgres_password()) else []
@@ -111,13 +115,19 @@ class ServiceSettings(BaseSettings):
             )
         return faults
 
+    def _dsn_is_readable(self) -> bool:
+        """Whether the whole password stands where one is looked for: the driver's words on the rest would show it."""
+        try:
+            parts = urlsplit(self.postgres_dsn.get_secret_value())
+            parse_qs(parts.query, strict_parsing=bool(parts.query))
+        except ValueError:
+            return False
+        return "@" not in parts.path + parts.fragment
+
     def weak_postgres_password(self) -> str | None:
         """What production has against the password in the DSN, in words. None in a DSN is well: there are certificates
         and .pgpass."""
-        try:
-            parts = urlsplit(self.postgres_dsn.get_secret_value())
-        except ValueError:  # Python's words may hold the password
-            return "not a URL: what is special in its password must be percent-encoded"
+        parts = urlsplit(self.postgres_dsn.get_secret_value())
         password = unquote(parts.password or "") or parse_qs(parts.query).get("password", [""])[0]
         if not password:
             return None

@@ -67,7 +67,12 @@ def rows_of(provider: Provider, delivery: Delivery) -> list[Row]:
     """The rows of a verified delivery."""
     request_id = new_id()
     return [
-        _row(_judged(item, delivery, provider.key_days), delivery, request_id, provider.kept_headers)
+        _row(
+            _judged(item, delivery, provider.key_days, delivery.received_at),
+            delivery,
+            request_id,
+            provider.kept_headers,
+        )
         for item in _items(provider, delivery)
     ]
 
@@ -81,7 +86,7 @@ def rows_again(
     for item in _items(provider, delivery):
         own_id = new_id(delivery.received_at) if rows else item_id
         event = item.event.model_copy(update={"item_id": own_id}) if item.event is not None else None
-        judged = _judged(replace(item, item_id=own_id, event=event), delivery, provider.key_days)
+        judged = _judged(replace(item, item_id=own_id, event=event), delivery, provider.key_days, now)
         rows.append(
             _row(
                 _if_in_time(judged, delivery, provider.key_days, now),
@@ -97,29 +102,30 @@ def _items(provider: Provider, delivery: Delivery) -> list[Item]:
     try:
         return provider.items(delivery)
     except Refused as refused:
-        return [_quarantined(delivery, str(refused), refused.event_type)]
+        return [_quarantined(provider, delivery, str(refused), refused.event_type)]
     except Exception as error:
         # Ours to mend: the raw bytes are kept, and the provider must not send the same body for ever.
         log.error("an adapter failed", channel=delivery.context.channel, error=type(error).__name__)
-        return [_quarantined(delivery, "it could not be read: a fault of this version", "unknown")]
+        return [_quarantined(provider, delivery, "it could not be read: a fault of this version", "unknown")]
 
 
-def _quarantined(delivery: Delivery, reason: str, event_type: str) -> Item:
+def _quarantined(provider: Provider, delivery: Delivery, reason: str, event_type: str) -> Item:
     return Item(
-        event_type=event_type[:64], key=b"", content=b"", occurred_at=delivery.received_at, raw=delivery.body,
-        fate=Fate.QUARANTINED, reason=reason,
+        event_type=event_type[:64], key=b"", content=b"", occurred_at=delivery.received_at,
+        raw=provider.kept(delivery.body), fate=Fate.QUARANTINED, reason=reason,
     )  # fmt: skip
 
 
-def _judged(item: Item, delivery: Delivery, key_days: int) -> Item:
-    """The item under the rules of address and time (design §2.2, §3)."""
+def _judged(item: Item, delivery: Delivery, key_days: int, latest: datetime) -> Item:
+    """The item under the rules of address and time (design §2.2, §3). What is before `latest` has come: the clock by which
+    it was received may have been slow."""
     now = delivery.received_at
     if item.routing_id is not None and not _is_ours(item.routing_id, delivery.context):
         reason = "addressed to an account that is not this tenant's"
         return replace(item, fate=Fate.WRONG_TENANT, reason=reason, reply=None)
     if item.fate is not Fate.PUBLISHED:
         return item
-    if item.occurred_at > now + MOST_AHEAD:
+    if item.occurred_at > max(now, latest) + MOST_AHEAD:
         return replace(item, fate=Fate.QUARANTINED, reason="its time lies more than an hour ahead")
     if item.own_time is not None and item.own_time < now - timedelta(days=key_days):
         reason = f"older than {key_days} days, for which its key is kept: it may have been handled before"

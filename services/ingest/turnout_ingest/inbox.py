@@ -29,6 +29,8 @@ from turnout_ingest.settling import Settled, columns, settle
 log = structlog.get_logger()
 SQL = load_queries("turnout_ingest")
 BATCH_ROWS = 500
+#: What one commit carries beyond its first request: more could not be written within COMMIT_SECONDS, for anybody in it.
+BATCH_BYTES = 8 * 1024 * 1024
 #: A commit that takes longer loses its connection: the webhooks that wait for it must be answered within 2 seconds.
 COMMIT_SECONDS = 1.2
 SHARDS = 8
@@ -57,6 +59,11 @@ class Waiting:
 
     rows: list[Row]
     fates: asyncio.Future[list[Fate]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(len(row.payload or "") + len(row.sealed or b"") for row in self.rows)
 
 
 class Inbox:
@@ -117,15 +124,16 @@ class Inbox:
             await self._close()
 
     def _take(self) -> list[Waiting]:
-        """What gathered, oldest first, at most BATCH_ROWS rows; what nobody waits for any more is left out."""
+        """What gathered, oldest first, as much as one commit may carry; what nobody waits for any more is left out."""
         batch: list[Waiting] = []
-        rows = 0
-        while self._queue and rows + len(self._queue[0].rows) <= BATCH_ROWS:
+        rows = size = 0
+        while self._queue and rows + len(self._queue[0].rows) <= BATCH_ROWS and size < BATCH_BYTES:
             waiting = self._queue.popleft()
             self._queued -= len(waiting.rows)
             if not waiting.fates.done():
                 batch.append(waiting)
                 rows += len(waiting.rows)
+                size += waiting.size
         return batch
 
     async def _commit(self, batch: list[Waiting]) -> None:
@@ -243,9 +251,19 @@ class Inbox:
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._open_connection()
-            self.durable = await self._connection.fetchval(SQL["make_durable"])
+            self._connection = await self._open_durable()
         return self._connection
+
+    async def _open_durable(self) -> asyncpg.Connection:
+        """A connection is used only after it was told to write through."""
+        connection = await self._open_connection()
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                self.durable = await connection.fetchval(SQL["make_durable"])
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -115,9 +115,9 @@ ORDER BY o.outbox_id LIMIT $1
 
 -- name: walk_published
 -- Ends before the first item that is too young: items of two writers may become visible in another order than their seq.
--- An item that was released has the seq of its release and is as young as that.
+-- By the time of storing: `received_at` may be long before it, and a released item has the seq of its release.
 WITH ahead AS MATERIALIZED (
-  SELECT seq, item_id, coalesce(released_at, received_at) AS stored_at FROM ingest.inbox
+  SELECT seq, item_id, stored_at FROM ingest.inbox
   WHERE seq > $1 AND fate = 'published' ORDER BY seq LIMIT $3
 )
 SELECT seq, item_id AS record_id FROM ahead
@@ -127,7 +127,7 @@ ORDER BY seq
 -- name: walk_receipts
 -- As walk_published, for the reader that is owed the receipts only.
 WITH ahead AS MATERIALIZED (
-  SELECT seq, item_id, coalesce(released_at, received_at) AS stored_at FROM ingest.inbox
+  SELECT seq, item_id, stored_at FROM ingest.inbox
   WHERE seq > $1 AND kind = 'receipt' AND fate = 'published' ORDER BY seq LIMIT $3
 )
 SELECT seq, item_id AS record_id FROM ahead

@@ -1,9 +1,10 @@
 """Items that were not taken in, through the adapters once more, after a schema or a tenant's account was mended.
 
 In: quarantined items (or those of a wrong tenant) whose bytes are kept. Out: each with the fate that it gets today, by
-the clock of the day it was received, save that a message whose key may be gone by now is stale. Promise: one transaction a batch and two batches never at once; what still does
-not fit stays as it is, with today's reason; the counts of the fates add up before and after; a key is claimed as for any
-webhook, so an item that came in by another way meanwhile is a duplicate or a conflict.
+the clock of the day it was received, save that a message whose key may be gone by now is stale, and that what lay ahead
+then and has come now is taken. Promise: one transaction a batch and two batches never at once; what still does not fit
+stays as it is, with today's reason; the counts of the fates add up before and after; a key is claimed as for any webhook,
+so an item that came in by another way meanwhile is a duplicate or a conflict.
 """
 
 from __future__ import annotations
@@ -183,16 +184,16 @@ class Release:
             keys = await tenant_keys(self._connection, self._master_key, tenant_id)
         except UnknownTenant:
             return "its tenant's keys are gone"
+        except SecretError:
+            return "its tenant's keys cannot be opened with this master key"
         row = await self._connection.fetchrow(SQL["account"], tenant_id, channel)
         sealed = row["sealed_handshake"] if row else None
-        return ChannelContext(
-            tenant_id,
-            Channel(channel),
-            (),
-            keys,
-            row["routing_id"] if row else None,
-            handshake=keys.open("handshake", sealed) if sealed else None,
-        )
+        try:
+            handshake = keys.open("handshake", sealed) if sealed else None
+        except SecretError:
+            return "its channel's handshake cannot be opened: set it again"
+        routing_id = row["routing_id"] if row else None
+        return ChannelContext(tenant_id, Channel(channel), (), keys, routing_id, handshake=handshake)
 
 
 def _moves(record: asyncpg.Record, rows: Sequence[Row]) -> bool:

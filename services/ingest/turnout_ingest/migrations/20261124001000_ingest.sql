@@ -25,6 +25,7 @@ CREATE TABLE ingest.inbox (
   key_hash bytea NOT NULL,
   first_item_id uuid,
   payload text,
+  stored_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   released_at timestamptz,
   erased_at timestamptz,
   CHECK ((fate = 'published') = (payload IS NOT NULL OR erased_at IS NOT NULL)),
@@ -33,6 +34,8 @@ CREATE TABLE ingest.inbox (
 );
 COMMENT ON COLUMN ingest.inbox.reason IS 'why it was not published, in words for a person; never a value out of the body';
 COMMENT ON COLUMN ingest.inbox.first_item_id IS 'for a duplicate or a conflict: the item that holds the key';
+COMMENT ON COLUMN ingest.inbox.stored_at IS
+  'by the database''s clock: `received_at` may be hours before it, by the spool, by reconcile or by a wrong clock';
 COMMENT ON COLUMN ingest.inbox.released_at IS 'when `inbox release` gave it the fate that it has; it took a new seq then';
 COMMENT ON COLUMN ingest.inbox.erased_at IS 'when the payload went, with the raw bytes: it holds sealed contact data';
 CREATE INDEX inbox_by_tenant ON ingest.inbox (tenant_id, seq DESC);

@@ -162,6 +162,10 @@ class Provider(ABC):
         """The forms of a configured secret that `verify` compares with; made once, not per request."""
         return (secret.encode(),)
 
+    def kept(self, body: bytes) -> bytes:
+        """A body that could not be read, as it is kept: without a secret that stands in it."""
+        return body
+
     def routing_ids(self, body: bytes) -> frozenset[str]:
         """The accounts that a body names, before it is verified: whose secrets to verify it with on a callback that
         tenants share. Empty for anything that cannot be read, and for a provider without such callbacks."""

@@ -126,6 +126,13 @@ class Vk(Provider):
         except ValidationError as error:
             raise Refused(in_words(error), found.type) from error
 
+    def kept(self, body: bytes) -> bytes:
+        try:
+            event = parse_json(body)
+        except Refused:
+            return body
+        return _bytes_of(_without_secret(event)) if isinstance(event, dict) else body
+
     def routing_ids(self, body: bytes) -> frozenset[str]:
         try:
             group = _group(parse_json(body))
@@ -140,12 +147,20 @@ def _group(event: Any) -> str | None:
     return str(group) if usable else None
 
 
+def _without_secret(event: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if name != "secret"}
+
+
+def _bytes_of(event: dict[str, Any]) -> bytes:
+    return to_json(event, inf_nan_mode="null")
+
+
 class _Event:
     """One event on its way to an item."""
 
     def __init__(self, delivery: Delivery, event: dict[str, Any]) -> None:
         self._delivery = delivery
-        self._event = {name: value for name, value in event.items() if name != "secret"}
+        self._event = _without_secret(event)
         self._content = canonical16(self._event)
         self._group = _group(event) or ""
         self._key = self._key_of(event.get("event_id"))
@@ -269,7 +284,7 @@ class _Event:
         )  # fmt: skip
 
     def _raw(self) -> bytes:
-        return to_json(self._event, inf_nan_mode="null")
+        return _bytes_of(self._event)
 
 
 def _message_and_locale(told: Any) -> tuple[Message, str | None]:
