@@ -12,7 +12,7 @@ import yaml
 
 from tests.containers import KAFKA_IMAGE, POSTGRES_IMAGE
 from turnout_cli.compose import KAFKA_PORT, POSTGRES_PORT, port_variable
-from turnout_cli.main import app
+from turnout_cli.main import MIGRATE_HELP, app
 from turnout_cli.migrate_command import MigrateSettings
 from turnout_cli.secrets_command import password_variable
 from turnout_cli.services import KEYED, SERVICES, Service
@@ -111,6 +111,12 @@ def test_migrate_job_sets_the_password_of_every_role() -> None:
 
     assert fields == wanted
     assert wanted <= COMPOSE["services"]["migrate"]["environment"].keys()
+
+
+def test_help_of_migrate_names_every_variable_that_an_installation_sets() -> None:
+    fields = MigrateSettings.model_fields.keys() - {"topic_prefix"}  # that one is for tests
+
+    assert [name for name in fields if name.removeprefix("password").upper() not in MIGRATE_HELP] == []
 
 
 def test_only_who_seals_or_opens_gets_the_master_key() -> None:

@@ -8,6 +8,14 @@ from cyclopts import App
 
 from turnout_cli.errors import CommandError
 
+#: Here, since a command's own words are hidden by its `help`, and nothing else names the variables.
+MIGRATE_HELP = """Bring an external Postgres and Kafka up to date.
+
+Makes roles, schemas, tables and topics that are missing; safe to run again. Reads TURNOUT_ADMIN_DSN (an administrator
+of the database), TURNOUT_KAFKA_BOOTSTRAP, TURNOUT_KAFKA_REPLICATION (3; with one broker set 1; from 3 on, a write must
+reach 2 replicas) and TURNOUT_PASSWORD_INGEST, _BOOKING, _SENDER, _ROLLUP, _KPI, _PLATFORM and _MAINTENANCE: a role
+whose variable is not set keeps the password that it has."""
+
 app = App(
     name="turnout",
     help="Turnout: webhooks in, exact KPIs out. Words go to stderr, machine output to stdout.",
@@ -19,7 +27,7 @@ app.command("turnout_cli.up:status", name="status", help="Show what runs, and wh
 app.command(
     "turnout_cli.migrate_command:migrate_command",
     name="migrate",
-    help="Bring an external Postgres and Kafka up to date.",
+    help=MIGRATE_HELP,
 )
 app.command(
     "turnout_cli.secrets_command:secrets", name="secrets", help="Write the secrets of compose to .env."

@@ -62,9 +62,7 @@ def migrate_command(
     status: Annotated[bool, Parameter(negative=())] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
-    """Bring an external database and Kafka up to date: roles, schemas, tables, topics. Safe to run again.
-
-    Reads TURNOUT_ADMIN_DSN, TURNOUT_KAFKA_BOOTSTRAP, TURNOUT_KAFKA_REPLICATION and TURNOUT_PASSWORD_<ROLE>.
+    """Bring an external database and Kafka up to date. `--help` shows the words of main.py, which name the variables.
 
     Parameters
     ----------
