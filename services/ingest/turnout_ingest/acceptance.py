@@ -55,6 +55,8 @@ class Row:
     sealed: bytes | None = field(repr=False)
     sealed_headers: bytes | None = field(default=None, repr=False)
     reply: bytes | None = field(default=None, repr=False)
+    #: Keys of items of the same tenant and channel whose words go.
+    takes_back: tuple[bytes, ...] = ()
     #: What it came with, as long as it is not stored.
     delivery: Delivery | None = field(default=None, repr=False)
 
@@ -174,6 +176,7 @@ def _row(item: Item, delivery: Delivery, request_id: UUID, kept_headers: tuple[b
         sealed=context.keys.seal("raw", item.raw),
         sealed_headers=headers,
         reply=item.reply,
+        takes_back=() if item.fate in NOT_TAKEN_IN else item.takes_back,
         delivery=delivery,
     )
 

@@ -19,7 +19,7 @@ import asyncpg
 import structlog
 
 from turnout_common import metrics
-from turnout_common.postgres import load_queries
+from turnout_common.postgres import Connection, load_queries
 from turnout_ingest.acceptance import Row, sealed_headers
 from turnout_ingest.keys import KEPT_HOURS, claim
 from turnout_ingest.providers import PROVIDERS
@@ -211,6 +211,7 @@ class Inbox:
                 written = {each.row.item_id for each in settled}
                 held = [row for row in rows if row.item_id not in written]
                 settled += await self._write_held(connection, held)
+            await erase_words(connection, rows)
         finally:
             limit.cancel()
         self.commits += 1
@@ -269,6 +270,13 @@ class Inbox:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
+
+
+async def erase_words(connection: Connection, rows: Sequence[Row]) -> None:
+    """Erases what `rows` take back. Again for a row that was stored before: its answer may have been lost on the way here."""
+    keys = [(row.tenant_id, row.channel, key) for row in rows for key in row.takes_back]
+    if keys:
+        await connection.execute(SQL["erase_words"], *map(list, zip(*keys, strict=True)))
 
 
 def _named(error: BaseException) -> str:

@@ -103,6 +103,20 @@ WITH item AS MATERIALIZED (
 )
 SELECT item_id FROM claimed
 
+-- name: erase_words
+-- What its client took back: the bytes as they came, and the sealed words of the event. The event itself stays, since
+-- its reader may not have it yet, and its key, so that it cannot come again. Locked in the order of their ids.
+WITH meant AS MATERIALIZED (
+  SELECT i.item_id FROM unnest($1::text[], $2::text[], $3::bytea[]) AS w(tenant_id, channel, key_hash)
+  JOIN ingest.inbox_keys k USING (tenant_id, channel, key_hash)
+  JOIN ingest.inbox i ON i.item_id = k.item_id
+  ORDER BY i.item_id FOR UPDATE OF i
+), gone AS (
+  DELETE FROM ingest.raw_items r USING meant m WHERE r.item_id = m.item_id
+)
+UPDATE ingest.inbox i SET payload = (i.payload::jsonb - 'text_sealed')::text
+FROM meant m WHERE i.item_id = m.item_id AND i.payload IS NOT NULL
+
 -- name: fetch_outbox
 -- LATERAL with a limit keeps to one look into the index a row, whatever the planner believes of an outbox that is
 -- empty one second and long the next. Rows whose item is gone come without a payload, for the relay to drop.

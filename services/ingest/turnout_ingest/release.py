@@ -22,7 +22,7 @@ from turnout_common.postgres import Connection, load_queries
 from turnout_common.security import MasterKey, SecretError
 from turnout_common.tenants import UnknownTenant, tenant_keys
 from turnout_ingest.acceptance import Row, opened_headers, rows_again
-from turnout_ingest.inbox import POISON
+from turnout_ingest.inbox import POISON, erase_words
 from turnout_ingest.inbox import SQL as INBOX_SQL
 from turnout_ingest.keys import claim
 from turnout_ingest.providers import PROVIDERS
@@ -150,6 +150,7 @@ class Release:
         settled = settle(rows, await claim(self._connection, rows))
         await self._connection.execute(INBOX_SQL["store_items"], *columns(settled), CORRECTIONS)
         await self._connection.execute(SQL["mark_released"], [row.item_id for row in rows])
+        await erase_words(self._connection, rows)
         by_id = {each.row.item_id: each for each in settled}
         return {item_id: [by_id[row.item_id] for row in rows] for item_id, rows in moving.items()}
 

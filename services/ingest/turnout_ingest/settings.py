@@ -27,7 +27,7 @@ class IngestSettings(KeyedSettings):
         1024 * 1024, ge=1024, le=16 * 1024 * 1024, description="Size limit of a webhook's body."
     )
     inbox_queue_items: int = Field(
-        10_000, ge=1, description="Items that may wait for a commit; over it the answer is 503."
+        10_000, ge=20, description="Items that may wait for a commit; over it the answer is 503."
     )
 
     tenant_requests_per_second: float = Field(

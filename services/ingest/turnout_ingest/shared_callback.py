@@ -17,6 +17,12 @@ from turnout_ingest.routes import Route, Routes
 #: A delivery is signed with one app's secret. What names tenants of more apps than this is no provider's, and must not
 #: make us hash its megabytes for each.
 MOST_SECRETS = 16
+#: What names no tenant may be of any app, and nobody has verified it: the bytes that we hash for it are bounded, not
+#: the apps. It is as much as MOST_SECRETS make of the largest body, so a stranger gains nothing; what Meta sends of
+#: templates is below 4 KiB and is compared with 12,000 secrets.
+MOST_HASHED = 48 * 1024 * 1024
+#: What a comparison costs beside its bytes, in bytes.
+LEAST_HASHED = 4096
 
 
 def addressed(routes: Routes, channel: str, provider: Provider, body: bytes) -> list[Route]:
@@ -35,6 +41,20 @@ def verified(
         if secrets not in holds and len(holds) < MOST_SECRETS:
             holds[secrets] = provider.verify(headers, body, secrets, now)
     return [route for route in named if holds.get(route.context.secrets, False)]
+
+
+def verified_by_an_app(
+    provider: Provider, apps: Sequence[Route], headers: Headers, body: bytes, now: datetime
+) -> list[Route]:
+    """The first of `apps` whose secrets verify a body that names none of them, alone: one app has signed it."""
+    left = max(MOST_SECRETS, MOST_HASHED // max(len(body), LEAST_HASHED))
+    for route in apps:
+        left -= len(route.context.secrets)
+        if left < 0:
+            break
+        if provider.verify(headers, body, route.context.secrets, now):
+            return [route]
+    return []
 
 
 def of_apps(routes: Routes, channel: str) -> list[Route]:

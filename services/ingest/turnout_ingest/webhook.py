@@ -42,10 +42,10 @@ from turnout_ingest.inbox import Inbox, InboxFull, NotStored
 from turnout_ingest.limits import Key, Refusals
 from turnout_ingest.providers import PROVIDERS, resolve
 from turnout_ingest.providers.alias import VKMAX
-from turnout_ingest.providers.provider import Delivery, Headers, Provider
+from turnout_ingest.providers.provider import Delivery, Fate, Headers, Provider
 from turnout_ingest.routes import Route, Routes
 from turnout_ingest.settings import IngestSettings
-from turnout_ingest.shared_callback import addressed, of_apps, shared_rows, verified
+from turnout_ingest.shared_callback import addressed, of_apps, shared_rows, verified, verified_by_an_app
 from turnout_ingest.spool import Spool, SpoolFull, open_spool
 
 Message = MutableMapping[str, Any]
@@ -62,6 +62,9 @@ MOST_QUERY_FIELDS = 20
 ALIASED = (Channel.VK.value, Channel.MAX.value)
 #: What was refused once does not come again, so that nothing but its signature may refuse it.
 NEVER_LIMITED = {name for name, provider in PROVIDERS.items() if not provider.sends_again}
+
+#: In place of a tenant in the key of a shared callback's handshakes; no tenant is named so.
+HANDSHAKE = "?handshake"
 
 
 class ClientGone(Exception):
@@ -114,12 +117,14 @@ class WebhookEndpoint:
         headers: Headers = dict(scope["headers"])
         route = self._routes.of(channel, tenant_id)
         if route is None:
-            answer = await self._elsewhere(receive, headers, channel, tenant_id)
+            answer = await self._elsewhere(scope, receive, headers, channel, tenant_id)
         else:
             body = await self._body(receive, headers, route.provider.body_factor)
             answer = await self._take_in(route, headers, body)
         if answer is UNVERIFIED or answer is self._unknown:
             self._note_refusal(scope, channel, tenant_id)
+        elif not tenant_id:
+            self._refusals.trust(self._key(scope, channel, tenant_id), self._clock.now().timestamp())
         elif self._refusals.known:
             self._refusals.forgive(self._key(scope, channel, tenant_id))
         return answer
@@ -155,14 +160,26 @@ class WebhookEndpoint:
             return Answer(provider.answers.success, provider.answers.text)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                fates = await self._inbox.accept(rows)
+                fates = await self._stored_in_parts(rows)
         except InboxFull:
             return QUEUE_FULL
         except (TimeoutError, NotStored):
             return NOT_STORED
         return answer_to(provider.answers, rows, fates)
 
-    async def _elsewhere(self, receive: Receive, headers: Headers, channel: str, tenant_id: str) -> Answer:
+    async def _stored_in_parts(self, rows: list[Row]) -> list[Fate]:
+        """What holds more rows than may wait goes in one part after the other: refused whole, it would be refused for
+        ever, and one that is spooled would keep back all behind it. When a part fails it comes again, and what is
+        stored of it counts once. Raises InboxFull, NotStored."""
+        most = self._settings.inbox_queue_items
+        fates: list[Fate] = []
+        for at in range(0, len(rows), most):
+            fates += await self._inbox.accept(rows[at : at + most])
+        return fates
+
+    async def _elsewhere(
+        self, scope: Message, receive: Receive, headers: Headers, channel: str, tenant_id: str
+    ) -> Answer:
         """A path that names no tenant's channel: the alias, a callback that tenants share, or nothing that is known."""
         provider = PROVIDERS.get(channel)
         if channel == VKMAX:
@@ -181,21 +198,31 @@ class WebhookEndpoint:
             raise NotTaken(NO_SUCH_PATH)
         else:
             body = await self._body(receive, headers, provider.body_factor)
-        return await self._take_in_shared(provider, headers, body)
+        return await self._take_in_shared(scope, provider, headers, body)
 
-    async def _take_in_shared(self, provider: Provider, headers: Headers, body: bytes) -> Answer:
+    async def _take_in_shared(
+        self, scope: Message, provider: Provider, headers: Headers, body: bytes
+    ) -> Answer:
         now = self._clock.now()
         channel = provider.channel.value
         named = addressed(self._routes, channel, provider, body)
+        # What names one tenant counts and waits as on the tenant's own path: its secret is not guessed faster here.
+        alone = named[0].tenant.tenant_id if len(named) == 1 else ""
+        if alone and self._refusals.known:
+            self._wait_if_refused_too_often(scope, channel, alone)
         routes = verified(provider, named, headers, body, now)
         if not named and _has_apps(provider):
             # Refused, Meta would send it for a week, and hold it against the app.
-            routes = verified(provider, of_apps(self._routes, channel), headers, body, now)
+            routes = verified_by_an_app(provider, of_apps(self._routes, channel), headers, body, now)
         if len(routes) < len(named) and not self._settings.strict_webhook_signature:
             metrics.WOULD_REFUSE.labels(channel).inc()
             routes = named
         if not routes:
+            if alone:
+                self._note_refusal(scope, channel, alone)
             return UNVERIFIED if named else self._unknown
+        if alone and self._refusals.known:
+            self._refusals.forgive(self._key(scope, channel, alone))
         # All of them are charged; one that is over its rate costs the others nothing.
         within = [route.bucket is None or route.bucket.take(now.timestamp()) for route in routes]
         if not any(within):
@@ -245,6 +272,9 @@ class WebhookEndpoint:
         address = sender_of(self._proxies.client(peer[0] if peer else None, scope["headers"]))
         if channel not in PROVIDERS and channel != VKMAX:
             return address, "", ""
+        if not tenant_id and scope["method"] != "POST":
+            # A verify token is a person's word: guesses of it wait, also where deliveries are trusted.
+            return address, channel, HANDSHAKE
         names = ALIASED if channel == VKMAX else (channel,)
         known = not tenant_id or any(self._routes.of(name, tenant_id) for name in names)
         return address, channel, tenant_id if known else "?"

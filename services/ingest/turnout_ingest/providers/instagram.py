@@ -5,8 +5,8 @@ wrote itself comes back as an echo: without an `app_id` a human wrote it in Inst
 admin.reply on the client's chat; with one an app did, most likely we.
 
 What is not published, and why: reactions and referrals (a link that opened the chat) are no words; an unsent message
-(`is_deleted`) takes back a text that is kept nowhere but sealed in the inbox, until its retention ends; `standby` is a
-conversation that another app has taken over; the App Dashboard's test event is nobody's.
+(`is_deleted`) erases the words of the one that it takes back; `standby` is a conversation that another app has taken
+over; the App Dashboard's test event is nobody's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from turnout_ingest.providers.meta import MetaProvider, Part, PartyId, Reading, 
 from turnout_ingest.providers.provider import Delivery, Read, Refused, Text, event_fields
 
 #: Of `changes`, those whose value is what stands in `messaging` otherwise.
+#: So many versions of a message are erased with it; Instagram lets it be edited five times.
+MOST_EDITS = 10
 FIELDS = frozenset({
     "messages", "messaging_postbacks", "messaging_seen", "message_reactions", "messaging_referral", "message_edit",
 })  # fmt: skip
@@ -170,8 +172,9 @@ class _Update:
     def _message(self, message: Message) -> Reading:
         if message.is_deleted:
             key = idempotency_key("unsend", message.mid)
-            reason = "a message was taken back; its text is kept nowhere but sealed in the inbox"
-            return Reading("message.unsend", key, ignored=reason)
+            edits = (("edit", message.mid, str(number)) for number in range(1, MOST_EDITS + 1))
+            said = tuple(idempotency_key(*names) for names in (("message", message.mid), *edits))
+            return Reading("message.unsend", key, ignored="a message was taken back", takes_back=said)
         if message.is_echo or self._of_salon:
             return self._echo(message)
         key = idempotency_key("message", message.mid)

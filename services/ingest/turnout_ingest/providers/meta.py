@@ -84,6 +84,7 @@ class Reading:
     kafka_key: str = "-"
     own_time: datetime | None = None
     ignored: str | None = None
+    takes_back: tuple[bytes, ...] = ()
 
 
 class MetaProvider(Provider):
@@ -177,7 +178,7 @@ class MetaProvider(Provider):
         if read.event is None:
             return Item(
                 event_type=read.event_type, key=read.key, content=content, occurred_at=delivery.received_at, raw=raw,
-                fate=Fate.IGNORED, reason=read.ignored, routing_id=part.account,
+                fate=Fate.IGNORED, reason=read.ignored, routing_id=part.account, takes_back=read.takes_back,
             )  # fmt: skip
         return Item(
             event_type=read.event_type, key=read.key, content=content, occurred_at=read.event.occurred_at, raw=raw,

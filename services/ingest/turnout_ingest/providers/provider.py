@@ -117,7 +117,7 @@ class Item:
     where the item falls under the stale rule (messages and receipts that carry a time of their own). `routing_id` is the
     account that the item names as its own, where the provider's bodies name one. `raw` is a body by which `items` would
     give this item alone: the delivery's own bytes where it holds one item. `reply` is answered in place of the
-    provider's success text.
+    provider's success text. `takes_back` holds the keys of items whose words are erased.
     """
 
     event_type: str
@@ -134,6 +134,7 @@ class Item:
     own_time: datetime | None = None
     routing_id: str | None = None
     reply: bytes | None = field(default=None, repr=False)
+    takes_back: tuple[bytes, ...] = ()
 
 
 class Provider(ABC):

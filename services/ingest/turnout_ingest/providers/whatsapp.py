@@ -6,8 +6,8 @@ chat; one seen by the id alone first, and with the number later, stays two chats
 it links the client with their bookings.
 
 What is not published, and why: a reaction is no word to the salon; a system notice (number or identity changed) comes
-with nothing to answer, and what the client writes next has its new sender; `revoke` takes back a text that is kept
-nowhere but sealed in the inbox, until its retention ends; messages from the salon's own number, in groups, and all
+with nothing to answer, and what the client writes next has its new sender; `revoke` erases the words of the message that
+it names (not those of its edits, which have ids of their own); messages from the salon's own number, in groups, and all
 fields but `messages` and `user_preferences` are no client's word to the salon. Answers of forms (`nfm_reply`) are taken
 without their content: we send no forms.
 """
@@ -50,7 +50,7 @@ WORDLESS = frozenset({"audio", "sticker", "location", "contacts", "order", "unsu
 NOT_NEEDED = {
     "reaction": "a reaction, no word to the salon",
     "system": "a notice that the client's number or identity changed",
-    "revoke": "the client took a message back; its text is kept nowhere but sealed in the inbox",
+    "revoke": "the client took a message back",
     "request_welcome": "the client opened the chat and wrote nothing yet",
 }
 TYPES = frozenset({"text", "button", "interactive", "edit"}) | WITH_CAPTION | WORDLESS | NOT_NEEDED.keys()
@@ -109,6 +109,10 @@ class Edit(Read):
     message: Words
 
 
+class Revoke(Read):
+    original_message_id: Key
+
+
 class Message(Words):
     id: Key
     timestamp: Seconds
@@ -118,6 +122,7 @@ class Message(Words):
     button: Button | None = None
     interactive: Interactive | None = None
     edit: Edit | None = None
+    revoke: Revoke | None = None
 
 
 class Status(Read):
@@ -238,7 +243,7 @@ class _Message:
     def read(self) -> Reading:
         reason = self._not_needed()
         if reason is not None:
-            return Reading(self._kind, self._key, ignored=reason)
+            return Reading(self._kind, self._key, ignored=reason, takes_back=self._taken_back())
         message, keys = self._message, self._delivery.context.keys
         number = message.sender or self._beside.get("wa_id")
         chat = number or message.from_user_id
@@ -273,6 +278,10 @@ class _Message:
         if message.sender is not None and message.sender == self._beside.get("own"):
             return "a message from the salon's own number"
         return NOT_NEEDED.get(message.type)
+
+    def _taken_back(self) -> tuple[bytes, ...]:
+        revoke = self._message.revoke if self._message.type == "revoke" else None
+        return (idempotency_key("message", revoke.original_message_id),) if revoke is not None else ()
 
     def _said(self) -> tuple[MessageKind, str | None, str | None]:
         """Kind, text and button."""
