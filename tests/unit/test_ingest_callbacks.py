@@ -318,12 +318,43 @@ async def test_delivery_that_names_an_account_is_verified_by_no_other_tenants_se
     assert route.inbox.calls == 0
 
 
-async def test_secrets_that_most_tenants_share_are_looked_at_first_and_no_more_than_a_few() -> None:
-    own = [tenant(f"a{n}", channel_of("whatsapp", str(10**14 + n), f"own {n}")) for n in range(40)]
-    route = Route(*own, *salons("app", "app"))
+def apps(number: int) -> list[Any]:
+    """Tenants that have each an app of their own."""
+    return [tenant(f"a{n:03}", channel_of("whatsapp", str(10**14 + n), f"own {n}")) for n in range(number)]
 
-    assert (await route.deliver("whatsapp", nobody(), "app", path="/webhooks/whatsapp"))[0] == 200
-    assert (await route.deliver("whatsapp", nobody(), "own 39", path="/webhooks/whatsapp"))[0] == 401
+
+@pytest.mark.parametrize("body", [nobody(), nobody(template=False)], ids=["template", "test button"])
+async def test_delivery_that_names_no_account_is_taken_in_for_whichever_of_many_apps_signed_it(
+    body: bytes,
+) -> None:
+    route = Route(*apps(300), *salons("app", "app"))
+
+    for secret in ("app", "own 16", "own 299"):
+        assert (await route.deliver("whatsapp", body, secret, path="/webhooks/whatsapp"))[0] == 200
+    assert (await route.deliver("whatsapp", body, "forged", path="/webhooks/whatsapp"))[0] == 401
+    assert kept(route) == [("a016", "ignored"), ("a299", "ignored"), ("one", "ignored")]
+
+
+async def test_stranger_makes_us_hash_no_more_for_many_apps_than_the_largest_body_for_a_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    provider, secrets_seen, hashed = PROVIDERS["whatsapp"], 0, 0
+    real = provider.verify
+
+    def counting(headers: Headers, body: bytes, secrets: tuple[bytes, ...], now: Any) -> bool:
+        nonlocal secrets_seen, hashed
+        secrets_seen += len(secrets)
+        hashed += len(secrets) * len(body)
+        return real(headers, body, secrets, now)
+
+    monkeypatch.setattr(provider, "verify", counting)
+    route = Route(*apps(300), max_body_bytes=1024 * 1024)
+    large, larger = b" " * 1024 * 1024 + nobody(), b" " * (3 * 1024 * 1024 - 2000) + nobody()
+
+    for body in (large, larger):
+        secrets_seen = hashed = 0
+        assert (await route.deliver("whatsapp", body, "forged", path="/webhooks/whatsapp"))[0] == 401
+        assert secrets_seen >= 16 and hashed <= 16 * 3 * 1024 * 1024
 
 
 async def test_group_of_nobody_is_refused_whoever_else_has_a_secret_at_vk() -> None:

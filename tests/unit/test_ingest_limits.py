@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, cast
 
 import pytest
 
-from tests.webhook_fixtures import body_of
+from tests.webhook_fixtures import ROUTING_IDS, body_of
 from tests.webhook_route import Route, channel_of, part, tenant
 from turnout_common.client_address import Proxies, is_near
 from turnout_common.http_protocol import ConnectionLimits
 from turnout_ingest import limits
+from turnout_ingest.acceptance import Row
+from turnout_ingest.inbox import Inbox, InboxFull
 from turnout_ingest.limits import Bucket, Refusals
+from turnout_ingest.providers.provider import Fate
 
 TEXT = body_of("telegram", "text")
 BOOKING = body_of("calcom", "created_sparse")
@@ -125,6 +129,147 @@ async def test_one_salons_wrong_secret_locks_out_no_other_salon_and_no_other_add
     other_address = (await route.deliver("telegram", TEXT, address="203.0.113.8"))[0]
 
     assert (locked_out, other_salon, other_address) == (429, 200, 200)
+
+
+def sharing(channel: str) -> Route:
+    """Two salons on one callback, `own` and `wrong`, whose secret is not what the provider signs with."""
+    names = {"own": "101", "wrong": "202"}
+    given = [
+        tenant(name, channel_of(channel, account, f"secret of {name}", "code"))
+        for name, account in names.items()
+    ]
+    return Route(*given, refusals_per_minute=3)
+
+
+def delivery(channel: str, account: str) -> bytes:
+    value = json.loads(body_of(channel, "text"))
+    if channel == "vk":
+        return json.dumps(value | {"group_id": int(account)}).encode()
+    return json.dumps(value).replace(ROUTING_IDS[channel], account).encode()
+
+
+async def shared(route: Route, channel: str, account: str, secret: str) -> int:
+    path = f"/webhooks/{channel}"
+    return (await route.deliver(channel, delivery(channel, account), secret, path=path))[0]
+
+
+@pytest.mark.parametrize("channel", ["whatsapp", "vk"])
+async def test_one_salons_wrong_secret_keeps_no_other_salon_off_a_shared_callback(channel: str) -> None:
+    route = sharing(channel)
+    assert await shared(route, channel, "101", "secret of own") == 200
+
+    refused = [await shared(route, channel, "202", "not its secret") for _ in range(5)]
+
+    assert refused == [401, 401, 401, 429, 429]
+    assert await shared(route, channel, "101", "secret of own") == 200
+    route.clock.pass_by(60)
+    assert await shared(route, channel, "202", "secret of wrong") == 200
+
+
+async def test_deliveries_of_a_salon_that_has_left_keep_no_other_off_a_shared_callback() -> None:
+    route = sharing("whatsapp")
+    assert await shared(route, "whatsapp", "101", "secret of own") == 200
+
+    gone = [await shared(route, "whatsapp", "303", "secret of nobody") for _ in range(5)]
+
+    assert gone == [401] * 5
+    assert await shared(route, "whatsapp", "101", "secret of own") == 200
+
+
+@pytest.mark.parametrize("hours_ago", [None, 1])
+async def test_address_that_has_not_verified_for_an_hour_waits_before_its_body_is_read(
+    hours_ago: int | None,
+) -> None:
+    route = sharing("whatsapp")
+    if hours_ago:
+        assert await shared(route, "whatsapp", "101", "secret of own") == 200
+        route.clock.pass_by(hours_ago * 3600)
+
+    refused = [await shared(route, "whatsapp", "303", "guess") for _ in range(3)]
+    reads = route.reads
+
+    assert refused == [401] * 3
+    assert await shared(route, "whatsapp", "303", "guess") == 429
+    assert route.reads == reads
+
+
+async def test_secret_is_guessed_no_faster_where_deliveries_are_trusted() -> None:
+    """A stranger behind the same proxy as the provider: what one salon can be asked is what it can be on its own path."""
+    route = sharing("vk")
+    assert await shared(route, "vk", "101", "secret of own") == 200
+
+    guesses = [await shared(route, "vk", "202", f"guess {n}") for n in range(4)]
+    own_path = (await route.deliver("vk", delivery("vk", "202"), "guess", path="/webhooks/vk/wrong"))[0]
+
+    assert guesses == [401, 401, 401, 429]
+    assert own_path == 429
+
+
+async def test_verify_token_is_guessed_no_faster_where_deliveries_are_trusted() -> None:
+    route = sharing("whatsapp")
+    assert await shared(route, "whatsapp", "101", "secret of own") == 200
+    query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token=guess"
+
+    guesses = [(await route.get("/webhooks/whatsapp", query))[0] for _ in range(4)]
+
+    assert guesses == [403, 403, 403, 429]
+    assert await shared(route, "whatsapp", "101", "secret of own") == 200
+
+
+async def test_shared_callback_forgives_what_a_salon_was_refused_once_its_secret_is_right() -> None:
+    route = sharing("vk")
+
+    for _ in range(3):
+        assert [await shared(route, "vk", "202", "wrong") for _ in range(2)] == [401] * 2
+        assert await shared(route, "vk", "202", "secret of wrong") == 200
+
+
+def test_trusted_keys_fill_no_memory_and_a_clock_that_is_set_back_trusts_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MOST_KEYS", 2)
+    refusals = Refusals(1)
+    one, two, three = [(name, "whatsapp", "") for name in ("one", "two", "three")]
+    for key in (one, two, three):
+        refusals.trust(key, 1000.0)
+
+    for key in (one, two, three):
+        refusals.note(key, 1000.0)
+        assert (refusals.wait(key, 1001.0) == 0.0) is (key != one)
+    refusals.note(two, 900.0)
+    assert refusals.wait(two, 901.0) == 59.0
+
+
+class Small:
+    """An inbox that has room for so many rows at a time, and takes them at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.rows: list[Row] = []
+
+    async def accept(self, rows: list[Row]) -> list[Fate]:
+        if len(rows) > self.most:
+            raise InboxFull
+        self.rows += rows
+        return [row.fate for row in rows]
+
+
+async def test_body_of_more_items_than_may_wait_is_taken_in() -> None:
+    """Refused, it is refused for ever: a provider sends the same again."""
+    own = tenant("salon", channel_of("whatsapp", "101"))
+    value = json.loads(delivery("whatsapp", "101"))
+    messages = value["entry"][0]["changes"][0]["value"]["messages"]
+    value["entry"][0]["changes"][0]["value"]["messages"] = [
+        messages[0] | {"id": f"wamid.{n}"} for n in range(105)
+    ]
+    route = Route(own, inbox_queue_items=20, max_body_bytes=1024 * 1024)
+    small = Small(20)
+    route.endpoint._inbox = cast(Inbox, small)
+
+    status, _ = await route.deliver("whatsapp", json.dumps(value).encode())
+
+    assert (status, len({row.item_id for row in small.rows})) == (200, 105)
+    assert [row.fate for row in small.rows] == [Fate.PUBLISHED] * 105
 
 
 async def test_who_signs_is_forgiven_what_was_refused_before() -> None:

@@ -134,6 +134,11 @@ def test_production_refuses_a_recovery_that_passes_over_a_slow_transaction(secon
     assert faults(recovery_age_seconds=30.1) == []
 
 
+def test_queue_in_whose_parts_the_largest_body_would_never_be_stored_is_refused() -> None:
+    with pytest.raises(ValueError, match="inbox_queue_items"):
+        IngestSettings(postgres_dsn=SecretStr("x"), inbox_queue_items=19)
+
+
 def test_proxies_that_are_no_addresses_are_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         IngestSettings(postgres_dsn=SecretStr("x"), trusted_proxies="10.0.0.0/8, nonsense")

@@ -82,9 +82,9 @@ class Refusals:
         Who shares the provider's address, by a proxy that is not named, gains little: each good delivery forgave
         him too, so that the limit held him up only where none came for a while. Guesses of a secret stay slow, for they
         are counted on the tenant's own key as well (webhook.py), which is never trusted, and those of a verify token on
-        a third. What he can have done more often is the reading of a body and MOST_SECRETS hashes or as many bytes of
-        them, which a sender of many addresses can have as often as he likes. Without trust he could do more: by 30
-        requests a minute keep everybody's deliveries away."""
+        a third. What he can have done more often is the reading and hashing of a body, each bounded (see
+        shared_callback.py), which a sender of many addresses can have as often as he likes. Without trust he could do
+        worse: keep everybody's deliveries away by 30 requests a minute."""
         if not self._most:
             return
         self.forgive(key)

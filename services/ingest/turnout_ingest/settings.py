@@ -26,6 +26,8 @@ class IngestSettings(KeyedSettings):
     max_body_bytes: int = Field(
         1024 * 1024, ge=1024, le=16 * 1024 * 1024, description="Size limit of a webhook's body."
     )
+    #: A body of more items goes in parts of so many, each a commit: below 20 the largest body, of Meta's 2,000, would need
+    #: more of them than there is time for before the answer, and would never be taken in.
     inbox_queue_items: int = Field(
         10_000, ge=20, description="Items that may wait for a commit; over it the answer is 503."
     )
