@@ -143,6 +143,26 @@ def test_each_scheduled_job_is_a_command_and_has_a_timer(unit: Path) -> None:
     assert "OnCalendar=" in unit.with_suffix(".timer").read_text()
 
 
+def test_runbook_enables_every_timer_and_knows_where_each_service_is() -> None:
+    text = (ROOT / "docs" / "RUNBOOK.md").read_text()
+    enabled = {
+        f"turnout-{name}"
+        for names in re.findall(r"^sudo systemctl enable --now turnout-(\S+)\.timer", text, re.MULTILINE)
+        for name in names.strip("{}").split(",")
+    }
+
+    assert enabled == {unit.stem for unit in UNITS.glob("*.timer")}
+    assert [
+        each.name for each in SERVICES if f"| {each.name.replace('-p', ' p')} | {each.port} |" not in text
+    ] == []
+
+
+def test_only_a_job_whose_failure_means_that_it_could_not_run_is_tried_again() -> None:
+    again = {unit.stem for unit in UNITS.glob("*.service") if "Restart=" in unit.read_text()}
+
+    assert again == {"turnout-prune"}  # the others end with 1 for what they found too
+
+
 def test_what_must_run_regularly_is_scheduled() -> None:
     assert {unit.stem.removeprefix("turnout-") for unit in UNITS.glob("*.timer")} == {
         "prune", "reconcile-calcom", "reconcile-max", "rollup-hourly", "rollup-daily"
