@@ -164,7 +164,9 @@ def _begin(store: Store | None, both: MasterKeys) -> bool:
     if store is None:
         print(master_key_text(both))
         say("1. set TURNOUT_MASTER_KEY to the value above, the new key and the old one, wherever it is set")
-        say("2. restart ingest and sender, one after the other; with the old key alone they would not start later")
+        say(
+            "2. restart ingest and sender, one after the other; with the old key alone they would not start later"
+        )
         say("3. run `turnout master-key rotate --from-env` again, with the same value in its environment")
         say("– nothing is changed yet")
         return False
