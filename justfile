@@ -1,4 +1,4 @@
-# Every recipe is a command of the README or a step of .ci/run under the same name. `just` alone lists them.
+# Short names for what one types often. `just` alone lists them; `just ci` is what CI runs.
 
 set positional-arguments
 
@@ -70,12 +70,12 @@ contracts:
 hooks:
     uv run --frozen prek run --all-files
 
-# what CI runs, in one pass
+# what CI runs, in one pass: as root on a clean checkout
 [group('check')]
 ci:
     CI=true bash .ci/run
 
-# all tests on embedded servers, in containers and on given servers; then the faults twenty times and the fuzzers
+# a night: all tests on embedded servers, in containers and on given servers; the faults twenty times; the fuzzers
 [group('check')]
 nightly:
     #!/usr/bin/env bash
@@ -109,7 +109,7 @@ faults rounds='1':
     grep -h '^FAILED' "$logs"/* | sort | uniq -c
     exit $((failed > 0))
 
-# each provider's parser and verifier under a fuzzer for so many seconds, and ingest's contract under schemathesis
+# each provider's parser and verifier under a fuzzer for so many seconds (14 runs), and ingest's contract under schemathesis
 [group('check')]
 fuzz seconds='600' examples='400':
     #!/usr/bin/env bash
