@@ -13,7 +13,7 @@ import pytest
 
 from tests.infrastructure import Database
 from tests.integration.command_world import acts, stored, with_connection
-from turnout_cli import tenant, tenant_channels
+from turnout_cli import tenant, tenant_channels, tenant_tokens
 from turnout_cli.actor import who
 from turnout_cli.demo_seed import channel_secrets, read_tenant
 from turnout_cli.errors import CommandError
@@ -108,7 +108,7 @@ def test_each_act_is_in_the_audit_log_and_no_secret_is(database: Database, name:
     tenant_channels.disable(name, "telegram")
     tenant_channels.enable(name, "telegram")
     tenant.suspend(name)
-    tenant.create_token(name, label="till")
+    tenant_tokens.create(name, label="till")
 
     sql = "SELECT action, actor, details FROM platform.audit_log WHERE tenant_id = $1 ORDER BY audit_id"
     found = with_connection(database.admin_dsn, lambda connection: connection.fetch(sql, name))
@@ -234,40 +234,6 @@ def test_a_channel_whose_items_would_be_nobodys_is_told(
     err = capsys.readouterr().err
     assert "no routing id" not in err
     assert "rotate-secret" in err
-
-
-def test_a_token_is_printed_once_and_works(
-    database: Database, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tenant.create(name, timezone="Europe/Berlin")
-    capsys.readouterr()
-
-    tenant.create_token(name, scope="staff", staff_id="anna")
-
-    token = capsys.readouterr().out.strip()
-    row = with_connection(
-        database.admin_dsn,
-        lambda c: c.fetchrow(
-            "SELECT tenant_id, scope, staff_id FROM platform.api_tokens WHERE token_hash = sha256($1)",
-            token.encode(),
-        ),
-    )
-    assert row is not None
-    assert tuple(row) == (name, "staff", "anna")
-
-
-@pytest.mark.parametrize(
-    ("tenant_id", "options"),
-    [
-        (None, {"scope": "owner"}),
-        ("x", {"scope": "operator"}),
-        ("x", {"scope": "staff"}),
-        ("x", {"staff_id": "a"}),
-    ],
-)
-def test_a_token_that_makes_no_sense_is_refused(tenant_id: str | None, options: dict[str, Any]) -> None:
-    with pytest.raises(CommandError):
-        tenant.create_token(tenant_id, **options)
 
 
 def test_the_demo_finds_the_secrets_or_says_which_is_missing(name: str) -> None:

@@ -1,17 +1,17 @@
-"""`turnout tenant`: creates tenants and their tokens, lists, suspends and resumes them."""
+"""`turnout tenant`: creates tenants, lists, suspends and resumes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Any
 from zoneinfo import available_timezones
 
 import asyncpg
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from turnout_cli import tenant_channels
+from turnout_cli import tenant_channels, tenant_settings, tenant_tokens
 from turnout_cli.actor import who
 from turnout_cli.connection import TargetOption, resolve, run
 from turnout_cli.errors import CommandError
@@ -20,12 +20,10 @@ from turnout_cli.tenant_channels import IN_FORCE
 from turnout_common import tenants
 
 app = App(name="tenant", help="Tenants: create, configure, list, suspend, resume.")
-tokens = App(name="token", help="API tokens.")
 app.command(tenant_channels.app)
 app.command(tenant_channels.rotate_secret)
-app.command(tokens)
-
-Scope = Literal["owner", "staff", "operator"]
+app.command(tenant_settings.app)
+app.command(tenant_tokens.app)
 
 
 @app.command
@@ -145,49 +143,3 @@ async def _set_status(tenant_id: str, status: str, target: TargetOption) -> None
             await tenants.set_tenant_status(connection, tenant_id, status, actor=who())
         except tenants.UnknownTenant as error:
             raise CommandError(str(error)) from error
-
-
-@tokens.command(name="create")
-def create_token(
-    tenant_id: Annotated[str | None, Parameter(help="The tenant; none for an operator.")] = None,
-    *,
-    scope: Scope = "owner",
-    staff_id: str | None = None,
-    label: str = "",
-    target: TargetOption = "embedded",
-    as_json: Json = False,
-) -> int:
-    """Make an API token and print it, this once: only its hash is stored.
-
-    Parameters
-    ----------
-    scope
-        `owner` sees one tenant, `staff` the figures of --staff-id in it, `operator` all tenants.
-    staff_id
-        Whose figures a `staff` token shows.
-    label
-        What you will know it by.
-    """
-    if (scope == "operator") != (tenant_id is None):
-        raise CommandError("an operator's token has no tenant; any other needs one")
-    if (scope == "staff") != (staff_id is not None):
-        raise CommandError("--staff-id goes with --scope staff")
-    token = run(_create_token(tenant_id, scope, staff_id, label, target))
-    if as_json:
-        print_json({"token": token, "tenant_id": tenant_id, "scope": scope, "staff_id": staff_id})
-    else:
-        print(token)
-    say("✓ token made; it is not shown again")
-    return 0
-
-
-async def _create_token(
-    tenant_id: str | None, scope: Scope, staff_id: str | None, label: str, target: TargetOption
-) -> str:
-    async with resolve(target).platform() as connection:
-        try:
-            return await tenants.create_api_token(
-                connection, tenant_id, scope, staff_id=staff_id, label=label, actor=who()
-            )
-        except asyncpg.ForeignKeyViolationError as error:
-            raise CommandError(f"there is no tenant {tenant_id!r}") from error

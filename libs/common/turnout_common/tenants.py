@@ -7,7 +7,7 @@ transaction of its effect. What services hold in memory of it: tenant_directory.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ import asyncpg
 from pydantic import BaseModel, ConfigDict, Field
 
 from turnout_common.channel_secrets import BadChannelValue, require_routing_id, require_secret
+from turnout_common.events.values import Key
 from turnout_common.postgres import Connection, load_queries
 from turnout_common.security import (
     MasterKey,
@@ -42,18 +43,21 @@ class TenantSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     notice_hours: int = Field(
-        24, ge=0, description="A cancellation later than this before the start is late."
+        24, ge=0, le=8760, description="A cancellation fewer hours than this before the start is late."
     )
     off_peak_before: int = Field(11, ge=0, le=24, description="Starts before this local hour are off-peak.")
     off_peak_after: int = Field(
         19, ge=0, le=24, description="Starts at or after this local hour are off-peak."
     )
     grid_minutes: int = Field(15, ge=1, le=240, description="The slot grid.")
-    quiet_from: int = Field(22, ge=0, le=24, description="No message from this local hour …")
-    quiet_until: int = Field(9, ge=0, le=24, description="… until this one.")
+    quiet_from: int = Field(22, ge=0, le=24, description="No reminder from this local hour …")
+    quiet_until: int = Field(
+        9, ge=0, le=24, description="… until this one; none are quiet where both are the same."
+    )
     raw_days: int = Field(30, ge=1, le=365, description="Days for which the bytes of webhooks are kept.")
-    staff_map: dict[str, str] = Field(default_factory=dict, description="Source organizer ref -> staff id.")
-    service_map: dict[str, str] = Field(default_factory=dict, description="Source event type -> service id.")
+    # As in the events that carry them: what could not be published is not set.
+    staff_map: dict[Key, Key] = Field(default_factory=dict, description="Source organizer ref -> staff id.")
+    service_map: dict[Key, Key] = Field(default_factory=dict, description="Source event type -> service id.")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,14 @@ class UnknownTenant(ValueError):
 
 class UnknownChannel(ValueError):
     """The tenant has no such channel."""
+
+
+class UnknownEntry(ValueError):
+    """The map has no such entry."""
+
+
+class UnknownToken(ValueError):
+    """There is no such token, or it is revoked already."""
 
 
 async def create_tenant(
@@ -239,15 +251,52 @@ async def set_tenant_status(
         await audit_act(connection, tenant_id, actor, "tenant.status", {"status": status})
 
 
+async def read_settings(connection: Connection, tenant_id: str) -> dict[str, Any]:
+    """What a tenant has set, by field of TenantSettings; the defaults are not among it. Raises UnknownTenant."""
+    return _overrides(tenant_id, await connection.fetchval(SQL["read_settings"], tenant_id))
+
+
 async def update_settings(
-    connection: Connection, tenant_id: str, overrides: dict[str, Any], *, actor: str = "cli"
-) -> None:
-    """Sets fields of TenantSettings, the others stay. Raises UnknownTenant; pydantic's ValidationError for a bad value."""
-    checked = TenantSettings(**overrides).model_dump_json(include=set(overrides))
+    connection: Connection,
+    tenant_id: str,
+    overrides: Mapping[str, Any],
+    *,
+    entries: Mapping[str, Mapping[str, str | None]] | None = None,
+    reset: Collection[str] = (),
+    actor: str = "cli",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sets fields of TenantSettings and single entries of its maps (None takes one out); those of `reset` are the default
+    again, the others stay. Gives what was set before and after.
+
+    Raises UnknownTenant, UnknownEntry; pydantic's ValidationError for a bad value. Nothing is changed then.
+    """
     async with connection.transaction():
-        if await connection.execute(SQL["update_settings"], tenant_id, checked) != "UPDATE 1":
-            raise UnknownTenant(f"there is no tenant {tenant_id!r}")
-        await audit_act(connection, tenant_id, actor, "tenant.settings", {"fields": sorted(overrides)})
+        before = _overrides(tenant_id, await connection.fetchval(SQL["lock_settings"], tenant_id))
+        maps = {name: _with_entries(name, before.get(name), each) for name, each in (entries or {}).items()}
+        wanted = {**overrides, **maps}
+        # Strict: a lax `true` would be 1, and 1 raw day deletes what 30 kept.
+        checked = TenantSettings.model_validate(wanted, strict=True).model_dump(include=set(wanted))
+        after = {name: value for name, value in (before | checked).items() if name not in reset}
+        await connection.execute(SQL["write_settings"], tenant_id, json.dumps(after))
+        # Numbers only: who is whom in a map is personal, and the audit log is never cleaned.
+        values = {name: value for name, value in checked.items() if isinstance(value, int)}
+        details = {"fields": sorted({*wanted, *reset}), "values": values, "reset": sorted(reset)}
+        await audit_act(connection, tenant_id, actor, "tenant.settings", details)
+    return before, after
+
+
+def _overrides(tenant_id: str, stored: str | None) -> dict[str, Any]:
+    if stored is None:
+        raise UnknownTenant(f"there is no tenant {tenant_id!r}")
+    return dict(json.loads(stored))
+
+
+def _with_entries(name: str, present: Any, changes: Mapping[str, str | None]) -> dict[str, str]:
+    made = dict(present) if isinstance(present, dict) else {}
+    for key in [key for key, value in changes.items() if value is None]:
+        if made.pop(key, None) is None:
+            raise UnknownEntry(f"{name} has no entry {key!r}")
+    return made | {key: value for key, value in changes.items() if value is not None}
 
 
 async def create_api_token(
@@ -262,11 +311,32 @@ async def create_api_token(
     """A new token, returned once and stored as its hash. `scope` is owner, staff (with `staff_id`) or operator."""
     token = new_token()
     async with connection.transaction():
-        await connection.execute(
-            SQL["insert_api_token"], token_hash(token), tenant_id, scope, staff_id, label
-        )
-        await audit_act(connection, tenant_id, actor, "token.created", {"scope": scope, "label": label})
+        columns = (token_hash(token), tenant_id, scope, staff_id, label)
+        token_id = await connection.fetchval(SQL["insert_api_token"], *columns)
+        details = {"token_id": token_id, "scope": scope, "label": label}
+        await audit_act(connection, tenant_id, actor, "token.created", details)
     return token
+
+
+async def list_api_tokens(connection: Connection, tenant_id: str | None = None) -> list[dict[str, Any]]:
+    """The tokens of a tenant or of all, the revoked ones too; never a token or its hash. Raises UnknownTenant."""
+    if tenant_id is not None:
+        await read_settings(connection, tenant_id)
+    return [dict(row) for row in await connection.fetch(SQL["list_api_tokens"], tenant_id)]
+
+
+async def revoke_api_token(connection: Connection, token_id: int, *, actor: str = "cli") -> dict[str, Any]:
+    """From now on `authenticate` knows it no more; gives whose it was. Raises UnknownToken."""
+    async with connection.transaction():
+        row = await connection.fetchrow(SQL["lock_api_token"], token_id)
+        if row is None:
+            raise UnknownToken(f"there is no token {token_id}")
+        if (at := row["revoked_at"]) is not None:
+            raise UnknownToken(f"token {token_id} was revoked already, at {at:%Y-%m-%d %H:%M:%SZ}")
+        await connection.execute(SQL["revoke_api_token"], token_id)
+        details = {"token_id": token_id, "scope": row["scope"], "label": row["label"]}
+        await audit_act(connection, row["tenant_id"], actor, "token.revoked", details)
+    return dict(row)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,20 @@ UPDATE platform.tenants SET status = $2, updated_at = now() WHERE tenant_id = $1
 
 -- name: insert_api_token
 INSERT INTO platform.api_tokens (token_hash, tenant_id, scope, staff_id, label) VALUES ($1, $2, $3, $4, $5)
+RETURNING token_id
+
+-- name: list_api_tokens
+-- $1 = tenant id, NULL for all. Never the hash: nobody who reads a list needs it.
+SELECT token_id, tenant_id, scope, staff_id, label, created_at, last_used_at, revoked_at
+FROM platform.api_tokens WHERE $1::text IS NULL OR tenant_id = $1
+ORDER BY token_id
+
+-- name: lock_api_token
+-- Who revokes one second is told so, instead of moving the time at which it was.
+SELECT tenant_id, scope, staff_id, label, revoked_at FROM platform.api_tokens WHERE token_id = $1 FOR UPDATE
+
+-- name: revoke_api_token
+UPDATE platform.api_tokens SET revoked_at = clock_timestamp() WHERE token_id = $1
 
 -- name: authenticate
 SELECT tenant_id, scope, staff_id FROM platform.authenticate($1)
@@ -135,6 +149,13 @@ GROUP BY t.tenant_id ORDER BY t.tenant_id
 -- name: insert_audit
 INSERT INTO platform.audit_log (tenant_id, actor, action, details) VALUES ($1, $2, $3, $4)
 
--- name: update_settings
--- $2 = overrides by field name; a field that is not given stays.
-UPDATE platform.tenants SET settings = settings || $2::jsonb, updated_at = now() WHERE tenant_id = $1
+-- name: read_settings
+SELECT settings FROM platform.tenants WHERE tenant_id = $1 AND status <> 'deleted'
+
+-- name: lock_settings
+-- Two who each set an entry of one map take turns: neither loses the other's.
+SELECT settings FROM platform.tenants WHERE tenant_id = $1 AND status <> 'deleted' FOR UPDATE
+
+-- name: write_settings
+-- $2 = all overrides by field name.
+UPDATE platform.tenants SET settings = $2::jsonb, updated_at = now() WHERE tenant_id = $1

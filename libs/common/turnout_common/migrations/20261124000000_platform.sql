@@ -55,6 +55,7 @@ CREATE TABLE platform.channel_secrets (
 
 CREATE TABLE platform.api_tokens (
   token_hash bytea PRIMARY KEY,
+  token_id bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
   tenant_id text REFERENCES platform.tenants,
   scope text NOT NULL CHECK (scope IN ('owner', 'staff', 'operator')),
   staff_id text,
@@ -65,6 +66,7 @@ CREATE TABLE platform.api_tokens (
   CHECK ((scope = 'operator') = (tenant_id IS NULL)),
   CHECK ((scope = 'staff') = (staff_id IS NOT NULL))
 );
+COMMENT ON COLUMN platform.api_tokens.token_id IS 'what people name a token by: it opens nothing';
 
 CREATE TABLE platform.audit_log (
   audit_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
