@@ -11,10 +11,12 @@ import re
 import sys
 from pathlib import Path
 
-from tests.fuzz.targets import SECRET_HERE
+from tests.fuzz.targets import PROOF_HERE, SECRET_HERE
 from tests.webhook_fixtures import body_of, names
 
 FOLDER = Path(__file__).parent / "corpus"
+#: Choices of the target `verify`: no proof, a genuine one, one spoilt, one cut, one of another time.
+SPOILT = (0, 1, 3, 5, 9)
 
 
 def file_of(target: str, channel: str) -> Path:
@@ -35,7 +37,15 @@ def seeds(target: str, channel: str) -> list[bytes]:
     with_secret = [
         re.sub(rb'"secret":\s*"[^"]*"', b'"secret":"' + SECRET_HERE + b'"', body) for body in bodies
     ]
-    return [bytes([choice, 20, 1]) + b"\x00" + body for body in with_secret for choice in (0, 1, 3, 5, 9)]
+    plain = [bytes([choice, 20, 1]) + b"\x00" + body for body in with_secret for choice in SPOILT]
+    return plain + (_of_other_secrets(with_secret[0]) if channel == "events" else [])
+
+
+def _of_other_secrets(body: bytes) -> list[bytes]:
+    """Each choice of the secrets that `events` may have and of who signs; the proof alone, and among others."""
+    choices = [how | who << 4 for how in SPOILT for who in range(1, 16)]
+    among = b"webhook-signature: v1,AAAA v1a,AAAA v1a,*** v2,x " + PROOF_HERE
+    return [bytes([choice, 20, 1]) + head + b"\x00" + body for choice in choices for head in (b"", among)]
 
 
 def unpack(target: str, channel: str, folder: Path) -> None:

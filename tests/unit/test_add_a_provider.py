@@ -7,14 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from tests.fuzz.targets import TARGETS
+from turnout_ingest.providers import PROVIDERS
+
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs/add-a-provider.md"
 COPIED = ("libs/common", "libs/cli", "services/ingest", "tests/fixtures", "tests/fuzz")
-TESTS = ("tests/__init__.py", "tests/webhook_fixtures.py", "tests/unit/__init__.py")
+TESTS = (
+    "tests/__init__.py",
+    "tests/webhook_fixtures.py",
+    "tests/unit/__init__.py",
+    "justfile",
+    "pyproject.toml",
+)
 BLOCK = re.compile(r"^```(\w+) (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -49,11 +59,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *command: str) -> str:
+def run(folder: Path, *arguments: str, program: str = sys.executable, **variables: str) -> str:
     sources = [str(folder), *(str(folder / each) for each in COPIED[:3])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sources), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = (
+        os.environ | {"PYTHONPATH": os.pathsep.join(sources), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    )
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -66,6 +78,41 @@ def test_example_passes_its_own_test(copy: Path) -> None:
     assert "skipped" not in told
 
 
+def test_example_needs_no_corpus(copy: Path) -> None:
+    told = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/fuzz", "-k", "beacon and corpus")
+
+    assert re.search(r"\b2 passed", told)
+    assert not list(copy.glob("tests/fuzz/corpus/*beacon*"))
+
+
+def test_example_is_fuzzed_by_night(copy: Path, tmp_path: Path) -> None:
+    """The recipe itself, with a `uv` that notes what it was to run."""
+    recipes = (copy / "justfile").read_text()
+    recipe = re.search(r"^fuzz seconds=.*\n((?:    .*\n)+)", recipes, re.MULTILINE)
+    assert recipe is not None
+    script = re.sub(r"\{\{ \w+ \}\}", "1", textwrap.dedent(recipe[1]))
+    noted = tmp_path / "noted"
+    _program(tmp_path / "bin/uv", f"""
+        while [ "$1" != python ]; do shift; done
+        shift
+        if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi
+        echo "$3 $4" >> {noted}
+    """)  # fmt: skip
+    _program(copy / "turnout", "exit 0")
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+    run(copy, "-c", script, program="bash", PATH=path, TURNOUT_FUZZ_CORPUS=str(tmp_path / "work"))
+
+    expected = {f"{target} {channel}" for target in TARGETS for channel in ("beacon", *PROVIDERS)}
+    assert sorted(noted.read_text().splitlines()) == sorted(expected)
+
+
+def _program(file: Path, shell: str) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("#!/bin/sh\n" + textwrap.dedent(shell))
+    file.chmod(0o755)
+
+
 def test_example_is_signed_as_it_is_verified_by_all_who_know_how(copy: Path) -> None:
     program = """
 from datetime import UTC, datetime
@@ -76,17 +123,11 @@ raw = {name.lower().encode(): value.encode() for name, value in headers.items()}
 assert PROVIDERS["beacon"].verify(raw, b"{}", (b"s",), datetime.now(UTC))
 import turnout_cli.tenant_channels, typing
 assert "beacon" in typing.get_args(turnout_cli.tenant_channels.ChannelName)
-from tests.fuzz.corpus import seeds
-from tests.fuzz.targets import TARGETS
-for name, target in TARGETS.items():
-    for data in seeds(name, "beacon"):
-        target("beacon", data)
 """
     run(copy, "-c", program)
 
 
 def test_example_is_clean_by_the_house_rules(copy: Path) -> None:
-    shutil.copy(ROOT / "pyproject.toml", copy / "pyproject.toml")
     files = [path for language, path, _ in blocks() if language == "python"]
 
     run(copy, "-m", "ruff", "check", "--no-cache", *files)
