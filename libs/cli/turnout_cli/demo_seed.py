@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from turnout_cli.actor import who
 from turnout_cli.connection import Target
 from turnout_cli.demo_history import History, Timed, history
 from turnout_cli.demo_salon import Salon, demo_salon
@@ -101,12 +102,11 @@ def channel_secrets(tenant: Tenant) -> dict[str, str]:
 
 async def _map_names(target: Target, tenant: Tenant, salon: Salon) -> None:
     """Tells the tenant who Cal.com's organizers and event types are; booking reads it with each batch."""
-    settings = tenant.settings
-    staff, services = settings.staff_map | salon.staff_map, settings.service_map | salon.service_map
-    if (staff, services) == (settings.staff_map, settings.service_map):
+    wanted = {"staff_map": salon.staff_map, "service_map": salon.service_map}
+    if all(entries.items() <= getattr(tenant.settings, name).items() for name, entries in wanted.items()):
         return
     async with target.platform() as connection:
-        await update_settings(connection, tenant.tenant_id, {"staff_map": staff, "service_map": services})
+        await update_settings(connection, tenant.tenant_id, {}, entries=wanted, actor=who())
 
 
 async def send_all(

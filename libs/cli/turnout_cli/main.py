@@ -46,7 +46,7 @@ app.command(
     help="Check a tenant's KPIs against its logs by plain SQL.",
 )
 app.command("turnout_cli.demo_commands:app", name="demo", help="Demo data through the front door.")
-app.command("turnout_cli.tenant:app", name="tenant", help="Tenants, their channels and tokens.")
+app.command("turnout_cli.tenant:app", name="tenant", help="Tenants, their settings, channels and tokens.")
 app.command("turnout_cli.master_key_commands:app", name="master-key", help="The master key: check, rotate.")
 app.command("turnout_cli.inbox:app", name="inbox", help="What came in, and its fate.")
 app.command("turnout_cli.dlq:app", name="dlq", help="Dead letters: list, show, replay.")
