@@ -23,12 +23,14 @@ class Turnout:
     document: dict[str, Any] = field(default_factory=dict)
     token: str = ""
     """Whose tenant `check-kpi` may look at; empty: the demo tenant's."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Settings of all services, in place of those that they have of themselves."""
 
     @property
     def environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
         own = {"TURNOUT_HOME": str(self.home)} | ({"TURNOUT_TOKEN": self.token} if self.token else {})
-        return inherited | own
+        return inherited | own | self.settings
 
     def run(self, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -56,9 +58,9 @@ class Turnout:
 
 
 @contextmanager
-def running_turnout(home: Path) -> Iterator[Turnout]:
+def running_turnout(home: Path, **settings: str) -> Iterator[Turnout]:
     """Started by `up`, stopped at the end whatever happens."""
-    turnout = Turnout(home)
+    turnout = Turnout(home, settings=settings)
     try:
         turnout.up()
         yield turnout
