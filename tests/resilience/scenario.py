@@ -102,6 +102,7 @@ class Scenario:
         assert share <= BEFORE_THE_END
 
         async def reached() -> bool:
+            assert self.ledger.refused == {}, "refused, and so never accepted"
             return len(self.ledger.accepted) >= share * len(self.webhooks)
 
         await until(reached, f"{share:.0%} of the webhooks accepted")
