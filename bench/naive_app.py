@@ -1,4 +1,4 @@
-"""What one would write for this with FastAPI and asyncpg: the same checks, the same rows, an insert per request.
+"""What one would write for this with FastAPI and asyncpg: the same checks, the same rows, inserted in each request.
 
 A route with dependencies, a pool of ten connections, one transaction a request, and the answer after its commit. The
 signature, the schema, the encryption and the item's fields are those of ingest (its adapter is called), and so are

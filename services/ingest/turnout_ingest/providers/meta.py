@@ -33,7 +33,7 @@ from turnout_ingest.providers.provider import (
     parse_json,
 )
 
-#: Twice what Meta promises to stay under; each item costs a row, and a delivery that the queue cannot hold never ends.
+#: Twice what Meta promises to stay under; each item costs a row, and all of a delivery are answered together.
 MOST_ITEMS = 2_000
 LONGEST_ID = 64
 #: The account of what the App Dashboard's "Test" button sends, whatever stands inside.
