@@ -51,8 +51,8 @@ class World:
         published = fate == "published"
         await self.admin.execute(
             "INSERT INTO ingest.inbox (item_id, request_id, tenant_id, channel, kind, event_type, fate, reason, kafka_key, "
-            "subject, occurred_at, received_at, key_hash, payload) "
-            "VALUES ($1, $1, $2, 'calcom', 'booking', 'x', $3, $4, 'k', 's', $5, $5, '', $6)",
+            "subject, occurred_at, received_at, stored_at, key_hash, payload) "
+            "VALUES ($1, $1, $2, 'calcom', 'booking', 'x', $3, $4, 'k', 's', $5, $5, $5, '', $6)",
             item_id, tenant_id, fate, None if published else "no need", at, "{}" if published else None,
         )  # fmt: skip
         await self.admin.execute(

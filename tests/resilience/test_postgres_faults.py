@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from tests.integration.probe import until
+from tests.integration.probe import running, until
 from tests.resilience.ledger import Provider
 from tests.resilience.scenario import Scenario, known_to_ingest, new_scenario
 from tests.resilience.small_disk import on_small_disk
@@ -203,8 +203,15 @@ async def _all_connections_taken(world: World) -> AsyncIterator[None]:
             sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'turnout_ingest'"
             return not await world.count(sql)
 
+    async def keep_taking() -> None:
+        """A server process that was ending at the first look gives its place free a moment later."""
+        while True:
+            await taken()
+            await asyncio.sleep(0.1)
+
     try:
         await until(taken, "all connections to be taken")
-        yield
+        async with running(keep_taking()):
+            yield
     finally:
         await asyncio.gather(*(connection.close() for connection in held))
