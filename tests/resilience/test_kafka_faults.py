@@ -23,7 +23,7 @@ WAITING_SECONDS = "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 
 async def test_kafka_stopped_and_started_costs_no_webhook(world: World) -> None:
     scenario = await new_scenario(world, seed=71)
 
-    async with scenario.sending():
+    async with scenario.sending(upto=0.4):
         await scenario.progress(0.2)
         await world.stack.kafka.stop()
         await _accepting_goes_on(scenario, until_share=0.6)
@@ -39,7 +39,7 @@ async def test_kafka_frozen_for_longer_than_the_relay_waits(world: World) -> Non
     assert kafka.pid is not None
     before = await _rolled_back(world)
 
-    async with scenario.sending():
+    async with scenario.sending(upto=0.4):
         await scenario.progress(0.2)
         os.kill(kafka.pid, signal.SIGSTOP)
         try:
@@ -57,7 +57,7 @@ async def test_kafka_killed_and_started_again(world: World) -> None:
     scenario = await new_scenario(world, seed=73)
     kafka, before = world.stack.kafka, await _rolled_back(world)
 
-    async with scenario.sending():
+    async with scenario.sending(upto=0.4):
         await scenario.progress(0.2)
         assert kafka.pid is not None
         os.kill(kafka.pid, signal.SIGKILL)
@@ -91,7 +91,8 @@ async def test_topic_missing_and_created_again(world: World) -> None:
 
 
 async def _accepting_goes_on(scenario: Scenario, until_share: float) -> None:
-    """Webhooks are accepted, and wait in the outbox."""
+    """Webhooks are accepted, more than were let pass before the fault, and wait in the outbox."""
+    scenario.let(until_share)
     await scenario.progress(until_share)
     assert await scenario.world.count("SELECT count(*) FROM ingest.outbox") > 0
 
