@@ -1,15 +1,17 @@
-"""Fixtures of tests that give commands as a person would."""
+"""Fixtures that several modules share: how commands find the system, and an ingest with a tenant of its own."""
 
 from __future__ import annotations
 
 import base64
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import MASTER_KEY
-from tests.infrastructure import Database
+from tests.infrastructure import Database, Infrastructure
+from tests.integration.ingest_service import Service, add_channels, ingest
 
 
 @pytest.fixture
@@ -25,3 +27,20 @@ def command_environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp
 def name() -> str:
     """A tenant id that nobody has."""
     return "c" + os.urandom(5).hex()
+
+
+@pytest.fixture(scope="module")
+async def service(
+    database: Database, infrastructure: Infrastructure, topic_prefix: str
+) -> AsyncIterator[Service]:
+    """Ingest that publishes nothing by itself."""
+    async with ingest(database, infrastructure, topic_prefix, relay=False) as started:
+        yield started
+
+
+@pytest.fixture
+async def salon(service: Service, database: Database, tenant_id: str) -> str:
+    """A tenant with all channels, known to the service."""
+    await add_channels(database, tenant_id)
+    await service.directory.reload()
+    return tenant_id

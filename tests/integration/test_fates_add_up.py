@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,15 +15,13 @@ import prometheus_client
 import pytest
 
 from tests.conftest import MASTER_KEY
-from tests.infrastructure import Database, Infrastructure
+from tests.infrastructure import Database
 from tests.integration.ingest_service import (
     SECRETS,
     Service,
-    add_channels,
     counted,
     created,
     fates,
-    ingest,
     now,
     row,
     rows,
@@ -44,21 +41,6 @@ from turnout_ingest.release import Release, Wanted
 def environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
     monkeypatch.setenv("TURNOUT_MAINTENANCE_DSN", database.dsn("maintenance"))
-
-
-@pytest.fixture(scope="module")
-async def service(
-    database: Database, infrastructure: Infrastructure, topic_prefix: str
-) -> AsyncIterator[Service]:
-    async with ingest(database, infrastructure, topic_prefix, relay=False) as started:
-        yield started
-
-
-@pytest.fixture
-async def salon(service: Service, database: Database, tenant_id: str) -> str:
-    await add_channels(database, tenant_id)
-    await service.directory.reload()
-    return tenant_id
 
 
 def webhooks(dice: random.Random) -> list[tuple[Webhook, dict[str, str] | None]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import MASTER_KEY
-from tests.infrastructure import Database, Infrastructure
+from tests.infrastructure import Database
 from tests.integration.ingest_service import (
     SECRETS,
     Service,
@@ -23,7 +22,6 @@ from tests.integration.ingest_service import (
     counted,
     created,
     fates,
-    ingest,
     now,
     rows,
     value,
@@ -44,21 +42,11 @@ from turnout_ingest.release import Release, Wanted
 pytestmark = pytest.mark.usefixtures("command_environment")
 
 
-@pytest.fixture(scope="module")
-async def service(
-    database: Database, infrastructure: Infrastructure, topic_prefix: str
-) -> AsyncIterator[Service]:
-    """Ingest that publishes nothing."""
-    async with ingest(database, infrastructure, topic_prefix, relay=False) as started:
-        yield started
-
-
 @pytest.fixture
-async def salon(service: Service, database: Database, tenant_id: str) -> str:
-    await add_channels(database, tenant_id)
-    await service.directory.reload()
+async def salon(salon: str, database: Database) -> str:
+    """The salon, and an empty outbox."""
     await value(database, "DELETE FROM ingest.outbox")
-    return tenant_id
+    return salon
 
 
 async def release(*ids: UUID, **options: Any) -> int:

@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.infrastructure import Database, Infrastructure
-from tests.integration.ingest_service import Service, add_channels, created, ingest, now, rows, value
+from tests.integration.ingest_service import Service, created, now, rows, value
 from tests.integration.probe import running, until
 from turnout_booking.handlers import TOPICS, BookingHandler
 from turnout_booking.settings import BookingSettings
@@ -31,21 +31,11 @@ from turnout_common.topics import INBOUND
 pytestmark = pytest.mark.usefixtures("command_environment")
 
 
-@pytest.fixture(scope="module")
-async def service(
-    database: Database, infrastructure: Infrastructure, topic_prefix: str
-) -> AsyncIterator[Service]:
-    """Ingest whose relay each test runs by itself."""
-    async with ingest(database, infrastructure, topic_prefix, relay=False) as started:
-        yield started
-
-
 @pytest.fixture
-async def salon(service: Service, database: Database, tenant_id: str) -> str:
-    await add_channels(database, tenant_id)
-    await service.directory.reload()
+async def salon(salon: str, database: Database) -> str:
+    """The salon, and an empty outbox."""
     await value(database, "DELETE FROM ingest.outbox")
-    return tenant_id
+    return salon
 
 
 @asynccontextmanager

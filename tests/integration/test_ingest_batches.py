@@ -5,34 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 
-import pytest
-
-from tests.infrastructure import Database, Infrastructure
-from tests.integration.ingest_service import Service, add_channels, ingest, now, rows
+from tests.infrastructure import Database
+from tests.integration.ingest_service import Service, now, rows
 from tests.webhook_fixtures import ROUTING_IDS
 from turnout_cli.webhooks import Webhook, whatsapp
 
 NUMBER = whatsapp.Number(ROUTING_IDS["whatsapp"], "493023125001")
 CLIENT = whatsapp.Client("493023125000", "Igor")
 AT = now()
-
-
-@pytest.fixture(scope="module")
-async def service(
-    database: Database, infrastructure: Infrastructure, topic_prefix: str
-) -> AsyncIterator[Service]:
-    async with ingest(database, infrastructure, topic_prefix, relay=False) as started:
-        yield started
-
-
-@pytest.fixture
-async def salon(service: Service, database: Database, tenant_id: str) -> str:
-    """A tenant with all channels, known to the service."""
-    await add_channels(database, tenant_id)
-    await service.directory.reload()
-    return tenant_id
 
 
 def batch(*numbers: int) -> Webhook:

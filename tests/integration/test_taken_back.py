@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.infrastructure import Database, Infrastructure
-from tests.integration.ingest_service import Service, add_channels, ingest, rows, value
+from tests.infrastructure import Database
+from tests.integration.ingest_service import Service, rows, value
 from tests.webhook_fixtures import body_of
 from turnout_cli.webhooks import Webhook
 from turnout_common.events import MessageItem
@@ -20,22 +19,6 @@ PAIRS = [
     ("instagram", "unsend", "edited"),
     ("whatsapp", "revoked", "text"),
 ]
-
-
-@pytest.fixture(scope="module")
-async def service(
-    database: Database, infrastructure: Infrastructure, topic_prefix: str
-) -> AsyncIterator[Service]:
-    """Ingest that publishes nothing."""
-    async with ingest(database, infrastructure, topic_prefix, relay=False) as started:
-        yield started
-
-
-@pytest.fixture
-async def salon(service: Service, database: Database, tenant_id: str) -> str:
-    await add_channels(database, tenant_id)
-    await service.directory.reload()
-    return tenant_id
 
 
 async def kept(database: Database, salon: str) -> tuple[dict[str, Any], int]:
