@@ -39,14 +39,6 @@ async def service(
         yield started
 
 
-@pytest.fixture
-async def salon(service: Service, database: Database, tenant_id: str) -> str:
-    """A tenant with all channels, known to the service."""
-    await add_channels(database, tenant_id)
-    await service.directory.reload()
-    return tenant_id
-
-
 async def test_duplicate_webhook_is_stored_once(service: Service, database: Database, salon: str) -> None:
     webhook = created("twice")
 

@@ -41,14 +41,6 @@ async def service(
         yield started
 
 
-@pytest.fixture
-async def salon(service: Service, database: Database, tenant_id: str) -> str:
-    """A tenant with all channels, known to the service."""
-    await add_channels(database, tenant_id)
-    await service.directory.reload()
-    return tenant_id
-
-
 @pytest.mark.parametrize("channel", sorted(SECRETS))
 async def test_forged_signature_leaves_no_row(
     service: Service, database: Database, salon: str, channel: str
