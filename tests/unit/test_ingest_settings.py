@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+import turnout_common
+from turnout_common.settings import LONGEST_TRANSACTION
 from turnout_ingest.settings import IngestSettings
 
 GOOD_KEY = base64.b64encode(os.urandom(32)).decode()
@@ -137,6 +139,12 @@ def test_production_refuses_a_recovery_that_passes_over_a_slow_transaction(secon
 def test_queue_in_whose_parts_the_largest_body_would_never_be_stored_is_refused() -> None:
     with pytest.raises(ValueError, match="inbox_queue_items"):
         IngestSettings(postgres_dsn=SecretStr("x"), inbox_queue_items=19)
+
+
+def test_longest_transaction_is_what_the_roles_are_given() -> None:
+    roles = (Path(turnout_common.__file__).parent / "migrations" / "roles.sql").read_text()
+
+    assert f"transaction_timeout = %L', role_name, '{LONGEST_TRANSACTION}s'" in roles
 
 
 def test_proxies_that_are_no_addresses_are_refused() -> None:
