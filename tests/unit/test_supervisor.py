@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -192,3 +193,14 @@ def test_a_small_log_goes_on(tmp_path: Path) -> None:
     rotate_log(log)
 
     assert tail(log, lines=2) == "two\nthree"
+
+
+def test_a_port_is_given_once_and_no_outgoing_connection_takes_it() -> None:
+    given = [free_port() for _ in range(500)]
+
+    assert len(set(given)) == len(given)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        assert max(given) < client.getsockname()[1]

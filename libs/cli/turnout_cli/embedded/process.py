@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import sys
@@ -23,6 +24,11 @@ from turnout_cli.errors import CommandError
 
 _LOG_BYTES = 10 * 1024 * 1024
 _LOGS_KEPT = 3
+
+# Below those of outgoing connections (Linux takes them from 32768 on, others from 49152): no connection sits on a
+# server's port while the server is down, and no client that tries a closed port connects to itself.
+_PORTS = range(20_000, 32_768)
+_GIVEN: set[int] = set()
 
 _PR_SET_PDEATHSIG = 1
 # Loaded before any fork: the child may not import or allocate much between fork and exec.
@@ -172,10 +178,12 @@ def ended_within(process: psutil.Process, seconds: float) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on now, and that nobody in this process was given before."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if port not in _GIVEN and port_is_free(port):
+            _GIVEN.add(port)
+            return port
+    raise EmbeddedError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1")
 
 
 def port_is_free(port: int) -> bool:
