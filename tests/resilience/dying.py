@@ -18,6 +18,9 @@ from uuid import UUID
 
 import asyncpg
 
+from turnout_common.consumer import BatchConsumer
+from turnout_common.dead_letters import Raw
+from turnout_common.events.envelope import from_headers
 from turnout_common.relay import Relay
 from turnout_ingest.acceptance import Row
 from turnout_ingest.inbox import Inbox
@@ -60,7 +63,23 @@ def before_delete(die: Die) -> None:
     Relay._publish = publishing  # type: ignore[method-assign]
 
 
-POINTS = {"before commit": before_commit, "before answer": before_answer, "before delete": before_delete}
+def before_offsets(die: Die) -> None:
+    """A consumer has committed the effect of a batch; Kafka does not know that it was read."""
+    process = BatchConsumer.process
+
+    async def processing(self: BatchConsumer, records: Sequence[Raw]) -> None:
+        await process(self, records)
+        die(from_headers(record.headers).id for record in records)
+
+    BatchConsumer.process = processing  # type: ignore[method-assign]
+
+
+POINTS = {
+    "before commit": before_commit,
+    "before answer": before_answer,
+    "before delete": before_delete,
+    "before offsets": before_offsets,
+}
 
 
 def main(point: str, order: Path, module: str) -> None:

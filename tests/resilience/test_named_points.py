@@ -12,12 +12,13 @@ from turnout_common.topics import INBOUND
 pytestmark = pytest.mark.slow
 
 STORED = "SELECT count(*) FROM ingest.inbox WHERE item_id = ANY ($1)"
+APPLIED = "SELECT count(*) FROM {}.applied WHERE outcome <> 'ignored' AND record_id = ANY ($1)"
 WAITING = "SELECT count(*) FROM ingest.outbox WHERE item_id = ANY ($1)"
 
 
 async def test_killed_before_the_commit_nothing_is_stored_and_the_provider_sends_again(world: World) -> None:
     scenario = await new_scenario(world, seed=51)
-    await _start_again(world, dies="before commit")
+    await _start_again(world, "ingest", dies="before commit")
 
     async with scenario.sending():
         await scenario.progress(0.3)
@@ -31,7 +32,7 @@ async def test_killed_before_the_commit_nothing_is_stored_and_the_provider_sends
 
 async def test_killed_between_commit_and_answer_the_provider_sends_again_to_no_effect(world: World) -> None:
     scenario = await new_scenario(world, seed=52)
-    await _start_again(world, dies="before answer")
+    await _start_again(world, "ingest", dies="before answer")
 
     async with scenario.sending():
         await scenario.progress(0.3)
@@ -46,7 +47,7 @@ async def test_killed_between_commit_and_answer_the_provider_sends_again_to_no_e
 
 async def test_killed_between_publishing_and_mark_the_records_come_twice_and_apply_once(world: World) -> None:
     scenario = await new_scenario(world, seed=53)
-    await _start_again(world, dies="before delete")
+    await _start_again(world, "ingest", dies="before delete")
     before = await _absorbed(world)
 
     async with scenario.sending():
@@ -60,9 +61,27 @@ async def test_killed_between_publishing_and_mark_the_records_come_twice_and_app
     assert await _absorbed(world) - before == len(held)
 
 
-async def _start_again(world: World, dies: str) -> None:
-    await world.stop("ingest")
-    await world.start("ingest", dies=dies)
+@pytest.mark.parametrize(("service", "seed"), [("booking", 54), ("rollup", 55)])
+async def test_killed_between_commit_and_offsets_the_batch_comes_again_and_applies_once(
+    world: World, service: str, seed: int
+) -> None:
+    scenario = await new_scenario(world, seed=seed)
+    await _start_again(world, service, dies="before offsets")
+
+    async with scenario.sending():
+        await scenario.progress(0.3)
+        held = await world.order_death(service)
+        applied = await world.count(APPLIED.format(service), held)
+        assert applied > 0
+        await world.start(service)
+
+    await scenario.check()
+    assert await world.metric(service, "turnout_duplicate_records_total") >= applied
+
+
+async def _start_again(world: World, service: str, dies: str) -> None:
+    await world.stop(service)
+    await world.start(service, dies=dies)
 
 
 async def _absorbed(world: World) -> float:
