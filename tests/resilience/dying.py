@@ -21,6 +21,8 @@ import asyncpg
 from turnout_common.consumer import BatchConsumer
 from turnout_common.dead_letters import Raw
 from turnout_common.events.envelope import from_headers
+from turnout_common.postgres import Connection
+from turnout_common.read_marks import ReadMarks
 from turnout_common.relay import Relay
 from turnout_ingest.acceptance import Row
 from turnout_ingest.inbox import Inbox
@@ -63,6 +65,17 @@ def before_delete(die: Die) -> None:
     Relay._publish = publishing  # type: ignore[method-assign]
 
 
+def before_effect(die: Die) -> None:
+    """A consumer has written a batch's effect, its claims and its read marks; the transaction is not committed."""
+    write = ReadMarks.write
+
+    async def writing(self: ReadMarks, connection: Connection, records: Sequence[Raw]) -> None:
+        await write(self, connection, records)
+        die(from_headers(record.headers).id for record in records)
+
+    ReadMarks.write = writing  # type: ignore[method-assign]
+
+
 def before_offsets(die: Die) -> None:
     """A consumer has committed the effect of a batch; Kafka does not know that it was read."""
     process = BatchConsumer.process
@@ -78,6 +91,7 @@ POINTS = {
     "before commit": before_commit,
     "before answer": before_answer,
     "before delete": before_delete,
+    "before effect": before_effect,
     "before offsets": before_offsets,
 }
 

@@ -60,21 +60,6 @@ async def test_ingest_killed_again_and_again_gives_each_webhook_one_effect(world
     assert scenario.attempts["unknown"] > 0, "no answer was lost: the kills hit nothing"
 
 
-async def test_consumers_killed_in_the_middle_of_a_batch_apply_it_once(world: World) -> None:
-    scenario = await new_scenario(world, seed=42)
-    await world.stop("booking")
-    async with scenario.sending():
-        pass
-
-    await world.start("booking")
-    await until(lambda: _applied_some(world, scenario.tenant_id), "the first batch to be applied")
-    await world.kill("booking")
-    await world.kill("rollup")
-    await world.start("booking", "rollup")
-
-    await scenario.check()
-
-
 async def test_topic_emptied_after_publishing_is_published_again(world: World) -> None:
     scenario = await new_scenario(world, seed=44)
     await world.stop("booking")
@@ -186,12 +171,6 @@ async def _listens_no_more(world: World) -> bool:
         return True
     writer.close()
     return False
-
-
-async def _applied_some(world: World, tenant_id: str) -> bool:
-    return await _at_least(
-        world, f"SELECT count(*) FROM booking.booking_events WHERE tenant_id = '{tenant_id}'", 1
-    )
 
 
 async def _published(world: World) -> bool:

@@ -12,7 +12,8 @@ from turnout_common.topics import INBOUND
 pytestmark = pytest.mark.slow
 
 STORED = "SELECT count(*) FROM ingest.inbox WHERE item_id = ANY ($1)"
-APPLIED = "SELECT count(*) FROM {}.applied WHERE outcome <> 'ignored' AND record_id = ANY ($1)"
+CLAIMED = "SELECT count(*) FROM {}.applied WHERE record_id = ANY ($1)"
+APPLIED = CLAIMED + " AND outcome <> 'ignored'"
 WAITING = "SELECT count(*) FROM ingest.outbox WHERE item_id = ANY ($1)"
 
 
@@ -62,6 +63,23 @@ async def test_killed_between_publishing_and_mark_the_records_come_twice_and_app
 
 
 @pytest.mark.parametrize(("service", "seed"), [("booking", 54), ("rollup", 55)])
+async def test_killed_before_the_commit_a_batch_has_no_effect_and_comes_again(
+    world: World, service: str, seed: int
+) -> None:
+    scenario = await new_scenario(world, seed=seed)
+    await _start_again(world, service, dies="before effect")
+
+    async with scenario.sending():
+        await scenario.progress(0.3)
+        held = await world.order_death(service)
+        assert held and await world.count(CLAIMED.format(service), held) == 0
+        await world.start(service)
+
+    await scenario.check()
+    assert await world.count(APPLIED.format(service), held) > 0
+
+
+@pytest.mark.parametrize(("service", "seed"), [("booking", 56), ("rollup", 57)])
 async def test_killed_between_commit_and_offsets_the_batch_comes_again_and_applies_once(
     world: World, service: str, seed: int
 ) -> None:
