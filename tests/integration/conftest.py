@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import MASTER_KEY
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.ingest_service import Service, add_channels, ingest
+from turnout_cli import tenant
 
 
 @pytest.fixture
@@ -27,6 +28,14 @@ def command_environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp
 def name() -> str:
     """A tenant id that nobody has."""
     return "c" + os.urandom(5).hex()
+
+
+@pytest.fixture
+def created(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """A tenant without channels, made by the command."""
+    tenant.create(name, timezone="Europe/Berlin")
+    capsys.readouterr()
+    return name
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("command_environment")
 
 
-@pytest.fixture
-def salon(name: str, capsys: pytest.CaptureFixture[str]) -> str:
-    tenant.create(name, timezone="Europe/Berlin")
-    capsys.readouterr()
-    return name
-
-
 def overrides(database: Database, name: str) -> dict[str, Any]:
     sql = "SELECT settings FROM platform.tenants WHERE tenant_id = $1"
     found = with_connection(database.admin_dsn, lambda connection: connection.fetchval(sql, name))
@@ -42,12 +35,12 @@ def told(capsys: pytest.CaptureFixture[str], name: str) -> dict[str, dict[str, A
 
 
 def test_each_setting_is_shown_with_its_value_whether_it_is_the_default_and_its_meaning(
-    salon: str, capsys: pytest.CaptureFixture[str]
+    created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tenant_settings.set_settings(salon, "raw_days=60", "staff_map.17=anna")
+    tenant_settings.set_settings(created, "raw_days=60", "staff_map.17=anna")
 
-    rows = told(capsys, salon)
-    tenant_settings.show(salon)
+    rows = told(capsys, created)
+    tenant_settings.show(created)
     table = capsys.readouterr().out
 
     assert list(rows) == list(TenantSettings.model_fields)
@@ -65,55 +58,57 @@ def test_each_setting_is_shown_with_its_value_whether_it_is_the_default_and_its_
 
 
 def test_settings_are_set_together_and_the_services_read_them(
-    database: Database, salon: str, capsys: pytest.CaptureFixture[str]
+    database: Database, created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tenant_settings.set_settings(salon, "quiet_from=23")
+    tenant_settings.set_settings(created, "quiet_from=23")
 
-    tenant_settings.set_settings(salon, "raw_days=60", "notice_hours=48", 'service_map={"9": "cut"}')
+    tenant_settings.set_settings(created, "raw_days=60", "notice_hours=48", 'service_map={"9": "cut"}')
 
-    found = stored(database, salon).settings
+    found = stored(database, created).settings
     assert (found.raw_days, found.notice_hours, found.quiet_from) == (60, 48, 23)
     assert found.service_map == {"9": "cut"}
     err = capsys.readouterr().err
-    assert f"✓ {salon}: raw_days 30 → 60" in err
+    assert f"✓ {created}: raw_days 30 → 60" in err
     assert "`turnout prune`" in err
-    assert f"✓ {salon}: service_map.9 – → cut" in err
+    assert f"✓ {created}: service_map.9 – → cut" in err
     assert "within a second" in err
 
 
 def test_nothing_after_the_sign_is_the_default_again(
-    database: Database, salon: str, capsys: pytest.CaptureFixture[str]
+    database: Database, created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tenant_settings.set_settings(salon, "raw_days=60", "notice_hours=48", "staff_map.17=anna")
+    tenant_settings.set_settings(created, "raw_days=60", "notice_hours=48", "staff_map.17=anna")
     capsys.readouterr()
 
-    tenant_settings.set_settings(salon, "raw_days=", "staff_map=")
+    tenant_settings.set_settings(created, "raw_days=", "staff_map=")
 
-    assert overrides(database, salon) == {"notice_hours": 48}
+    assert overrides(database, created) == {"notice_hours": 48}
     err = capsys.readouterr().err
     assert "raw_days 60 → 30 (the default)" in err
     assert "staff_map.17 anna → –" in err
-    tenant_settings.set_settings(salon, "raw_days=")
-    assert f"– {salon}: raw_days was so already" in capsys.readouterr().err
+    tenant_settings.set_settings(created, "raw_days=")
+    assert f"– {created}: raw_days was so already" in capsys.readouterr().err
 
 
 def test_one_entry_of_a_map_is_added_changed_and_taken_out_and_the_others_stay(
-    database: Database, salon: str
+    database: Database, created: str
 ) -> None:
-    tenant_settings.set_settings(salon, "staff_map.17=anna", "staff_map.boris.k=boris", "staff_map.18=19")
+    tenant_settings.set_settings(created, "staff_map.17=anna", "staff_map.boris.k=boris", "staff_map.18=19")
 
-    tenant_settings.set_settings(salon, 'staff_map.17="clara"', "staff_map.18=")
+    tenant_settings.set_settings(created, 'staff_map.17="clara"', "staff_map.18=")
 
-    assert stored(database, salon).settings.staff_map == {"17": "clara", "boris.k": "boris"}
+    assert stored(database, created).settings.staff_map == {"17": "clara", "boris.k": "boris"}
 
 
-def test_two_who_set_an_entry_at_once_lose_neither(database: Database, salon: str) -> None:
+def test_two_who_set_an_entry_at_once_lose_neither(database: Database, created: str) -> None:
     async def both() -> None:
         first, second = [await asyncpg.connect(database.dsn("platform")) for _ in range(2)]
         outer = first.transaction()
         await outer.start()
-        await update_settings(first, salon, {}, entries={"staff_map": {"1": "anna"}})
-        other = asyncio.create_task(update_settings(second, salon, {}, entries={"staff_map": {"2": "boris"}}))
+        await update_settings(first, created, {}, entries={"staff_map": {"1": "anna"}})
+        other = asyncio.create_task(
+            update_settings(second, created, {}, entries={"staff_map": {"2": "boris"}})
+        )
         await asyncio.sleep(0.3)
         assert not other.done()
         await outer.commit()
@@ -123,7 +118,7 @@ def test_two_who_set_an_entry_at_once_lose_neither(database: Database, salon: st
 
     asyncio.run(both())
 
-    assert stored(database, salon).settings.staff_map == {"1": "anna", "2": "boris"}
+    assert stored(database, created).settings.staff_map == {"1": "anna", "2": "boris"}
 
 
 @pytest.mark.parametrize(
@@ -155,43 +150,43 @@ def test_two_who_set_an_entry_at_once_lose_neither(database: Database, salon: st
     ],
 )
 def test_what_cannot_be_set_is_told_with_what_is_allowed_and_changes_nothing(
-    database: Database, salon: str, assignments: list[str], words: str
+    database: Database, created: str, assignments: list[str], words: str
 ) -> None:
-    tenant_settings.set_settings(salon, "staff_map.17=anna", "quiet_from=23")
-    before, done = overrides(database, salon), acts(database, salon)
+    tenant_settings.set_settings(created, "staff_map.17=anna", "quiet_from=23")
+    before, done = overrides(database, created), acts(database, created)
 
     with pytest.raises(CommandError, match=words):
-        tenant_settings.set_settings(salon, *(["grid_minutes=20"] if assignments else []), *assignments)
+        tenant_settings.set_settings(created, *(["grid_minutes=20"] if assignments else []), *assignments)
 
-    assert overrides(database, salon) == before
-    assert acts(database, salon) == done
+    assert overrides(database, created) == before
+    assert acts(database, created) == done
 
 
-def test_each_wrong_one_has_a_line_of_its_own(salon: str) -> None:
+def test_each_wrong_one_has_a_line_of_its_own(created: str) -> None:
     with pytest.raises(CommandError) as refused:
-        tenant_settings.set_settings(salon, "raw_days=0", "quiet_from=25")
+        tenant_settings.set_settings(created, "raw_days=0", "quiet_from=25")
     assert len(str(refused.value).splitlines()) == 2
     with pytest.raises(CommandError) as refused:
-        tenant_settings.set_settings(salon, "raw_dayz=1", "colour=red", "raw_days=1")
+        tenant_settings.set_settings(created, "raw_dayz=1", "colour=red", "raw_days=1")
     assert len(str(refused.value).splitlines()) == 2
 
 
-def test_a_tenant_that_is_not_there_or_deleted_has_no_settings(database: Database, salon: str) -> None:
+def test_a_tenant_that_is_not_there_or_deleted_has_no_settings(database: Database, created: str) -> None:
     sql = "UPDATE platform.tenants SET status = 'deleted' WHERE tenant_id = $1"
-    with_connection(database.admin_dsn, lambda connection: connection.execute(sql, salon))
+    with_connection(database.admin_dsn, lambda connection: connection.execute(sql, created))
 
-    for who_is_gone in ("nobody", salon):
+    for who_is_gone in ("nobody", created):
         with pytest.raises(CommandError, match=f"no tenant '{who_is_gone}'"):
             tenant_settings.show(who_is_gone)
         with pytest.raises(CommandError, match=f"no tenant '{who_is_gone}'"):
             tenant_settings.set_settings(who_is_gone, "raw_days=7")
 
 
-def test_the_audit_log_tells_who_set_what_but_not_who_is_whom(database: Database, salon: str) -> None:
-    tenant_settings.set_settings(salon, "raw_days=60", "staff_map.canary-ref=canary-id", "quiet_from=")
+def test_the_audit_log_tells_who_set_what_but_not_who_is_whom(database: Database, created: str) -> None:
+    tenant_settings.set_settings(created, "raw_days=60", "staff_map.canary-ref=canary-id", "quiet_from=")
 
     sql = "SELECT actor, details FROM platform.audit_log WHERE tenant_id = $1 AND action = 'tenant.settings'"
-    (row,) = with_connection(database.admin_dsn, lambda connection: connection.fetch(sql, salon))
+    (row,) = with_connection(database.admin_dsn, lambda connection: connection.fetch(sql, created))
 
     assert row["actor"] == who()
     assert json.loads(row["details"]) == {
@@ -202,29 +197,29 @@ def test_the_audit_log_tells_who_set_what_but_not_who_is_whom(database: Database
 
 
 def test_what_a_newer_version_set_is_told_and_can_be_taken_out(
-    database: Database, salon: str, capsys: pytest.CaptureFixture[str]
+    database: Database, created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After a step back it would make the services go by the defaults in everything."""
     sql = "UPDATE platform.tenants SET settings = $2 WHERE tenant_id = $1"
     newer = json.dumps({"raw_days": 60, "of_tomorrow": 1})
-    with_connection(database.admin_dsn, lambda connection: connection.execute(sql, salon, newer))
+    with_connection(database.admin_dsn, lambda connection: connection.execute(sql, created, newer))
 
-    assert tenant_settings.show(salon) == 1
+    assert tenant_settings.show(created) == 1
     assert "no setting 'of_tomorrow'" in capsys.readouterr().err
-    tenant_settings.set_settings(salon, "of_tomorrow=")
+    tenant_settings.set_settings(created, "of_tomorrow=")
 
-    assert tenant_settings.show(salon) == 0
-    assert overrides(database, salon) == {"raw_days": 60}
+    assert tenant_settings.show(created) == 0
+    assert overrides(database, created) == {"raw_days": 60}
 
 
-def test_the_command_takes_the_words_of_a_shell(database: Database, salon: str) -> None:
-    words = ["settings", "set", salon, "raw_days=8", 'staff_map={"17": "anna"}', "staff_map.18=boris"]
+def test_the_command_takes_the_words_of_a_shell(database: Database, created: str) -> None:
+    words = ["settings", "set", created, "raw_days=8", 'staff_map={"17": "anna"}', "staff_map.18=boris"]
     with pytest.raises(CommandError, match="given twice"):
         tenant.app(words, result_action="return_value")
 
     assert tenant.app([*words[:-1], "--target", "embedded"], result_action="return_value") == 0
 
-    assert overrides(database, salon) == {"raw_days": 8, "staff_map": {"17": "anna"}}
+    assert overrides(database, created) == {"raw_days": 8, "staff_map": {"17": "anna"}}
 
 
 def test_every_setting_says_from_when_it_counts_and_stands_in_the_document() -> None:

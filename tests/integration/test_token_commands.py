@@ -19,13 +19,6 @@ from turnout_kpi_api.auth import CACHE_SECONDS
 pytestmark = pytest.mark.usefixtures("command_environment")
 
 
-@pytest.fixture
-def salon(name: str, capsys: pytest.CaptureFixture[str]) -> str:
-    tenant.create(name, timezone="Europe/Berlin")
-    capsys.readouterr()
-    return name
-
-
 def made(capsys: pytest.CaptureFixture[str], tenant_id: str | None, **options: Any) -> dict[str, Any]:
     capsys.readouterr()
     tenant_tokens.create(tenant_id, as_json=True, **options)
@@ -43,11 +36,11 @@ def holder(database: Database, token: str) -> Principal | None:
 
 
 def test_a_token_is_printed_once_and_works(
-    database: Database, salon: str, capsys: pytest.CaptureFixture[str]
+    database: Database, created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tenant_tokens.create(salon, scope="staff", staff_id="anna")
+    tenant_tokens.create(created, scope="staff", staff_id="anna")
 
-    assert holder(database, capsys.readouterr().out.strip()) == Principal(salon, "staff", "anna")
+    assert holder(database, capsys.readouterr().out.strip()) == Principal(created, "staff", "anna")
 
 
 @pytest.mark.parametrize(
@@ -66,14 +59,14 @@ def test_a_token_that_makes_no_sense_is_refused(tenant_id: str | None, options: 
 
 
 def test_tokens_are_listed_by_an_id_and_neither_a_token_nor_its_hash_is_shown(
-    salon: str, capsys: pytest.CaptureFixture[str]
+    created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    owner = made(capsys, salon, label="till")
-    member = made(capsys, salon, scope="staff", staff_id="anna")
+    owner = made(capsys, created, label="till")
+    member = made(capsys, created, scope="staff", staff_id="anna")
     operator = made(capsys, None, scope="operator", label="us")
 
-    mine, every = listed(capsys, salon), listed(capsys)
-    tenant_tokens.list_tokens(salon)
+    mine, every = listed(capsys, created), listed(capsys)
+    tenant_tokens.list_tokens(created)
     table = capsys.readouterr()
 
     assert [(r["token_id"], r["scope"], r["staff_id"], r["label"], r["revoked_at"]) for r in mine] == [
@@ -93,21 +86,21 @@ def test_tokens_are_listed_by_an_id_and_neither_a_token_nor_its_hash_is_shown(
 
 
 def test_a_revoked_token_is_refused_and_another_one_goes_on(
-    database: Database, salon: str, capsys: pytest.CaptureFixture[str]
+    database: Database, created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lost, kept = made(capsys, salon, label="lost phone"), made(capsys, salon)
-    assert holder(database, lost["token"]) == Principal(salon, "owner", None)
+    lost, kept = made(capsys, created, label="lost phone"), made(capsys, created)
+    assert holder(database, lost["token"]) == Principal(created, "owner", None)
 
     words = ["token", "revoke", str(lost["token_id"])]
     assert tenant.app(words, result_action="return_value") == 0
 
     err = capsys.readouterr().err
-    assert f"token {lost['token_id']} (lost phone, owner of {salon}) revoked" in err
+    assert f"token {lost['token_id']} (lost phone, owner of {created}) revoked" in err
     assert "refused within 30 seconds" in err
     assert holder(database, lost["token"]) is None
-    assert holder(database, kept["token"]) == Principal(salon, "owner", None)
-    assert [row["revoked_at"] is not None for row in listed(capsys, salon)] == [True, False]
-    tenant_tokens.list_tokens(salon)
+    assert holder(database, kept["token"]) == Principal(created, "owner", None)
+    assert [row["revoked_at"] is not None for row in listed(capsys, created)] == [True, False]
+    tenant_tokens.list_tokens(created)
     assert "2 tokens, 1 of them valid" in capsys.readouterr().err
 
 
@@ -116,29 +109,29 @@ def test_the_time_that_is_told_is_as_long_as_the_api_remembers_a_token() -> None
 
 
 def test_a_token_that_is_unknown_or_revoked_already_is_told_and_keeps_its_time(
-    database: Database, salon: str, capsys: pytest.CaptureFixture[str]
+    database: Database, created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    token_id = made(capsys, salon)["token_id"]
+    token_id = made(capsys, created)["token_id"]
     tenant_tokens.revoke(token_id)
-    before, done = listed(capsys, salon), acts(database, salon)
+    before, done = listed(capsys, created), acts(database, created)
 
     with pytest.raises(CommandError, match=f"token {token_id} was revoked already, at 20"):
         tenant_tokens.revoke(token_id)
     with pytest.raises(CommandError, match=r"no token 999999999; `tenant token list`"):
         tenant_tokens.revoke(999_999_999)
 
-    assert listed(capsys, salon) == before
-    assert acts(database, salon) == done
+    assert listed(capsys, created) == before
+    assert acts(database, created) == done
 
 
 def test_making_and_revoking_stand_in_the_audit_log_by_the_id(
-    database: Database, salon: str, capsys: pytest.CaptureFixture[str]
+    database: Database, created: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    token = made(capsys, salon, label="till")
+    token = made(capsys, created, label="till")
     tenant_tokens.revoke(token["token_id"])
 
     sql = "SELECT actor, action, details FROM platform.audit_log WHERE tenant_id = $1 ORDER BY audit_id"
-    rows = with_connection(database.admin_dsn, lambda connection: connection.fetch(sql, salon))[-2:]
+    rows = with_connection(database.admin_dsn, lambda connection: connection.fetch(sql, created))[-2:]
 
     assert [row["action"] for row in rows] == ["token.created", "token.revoked"]
     assert {row["actor"] for row in rows} == {who()}
