@@ -11,6 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka.conn import create_conn
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
 from structlog.testing import capture_logs
 
 from tests.infrastructure import Database, Infrastructure
@@ -31,7 +33,9 @@ from turnout_common.kafka import create_producer
 from turnout_common.kafka_outage import LOOK_SECONDS
 from turnout_common.log_setup import RepeatedLines
 from turnout_common.postgres import create_pool
+from turnout_common.read_marks import Stalled
 from turnout_common.relay import SQL, Relay, RelayQueries
+from turnout_common.runtime import run_process
 
 AWAY_SECONDS = 5.0
 #: A look each 0.1 s, and those of the coordinator, the fetcher and the read marks.
@@ -115,6 +119,43 @@ async def test_consumer_without_kafka_waits_at_a_measured_pace_and_is_back_when_
     assert said.count(("warning", GONE)) == said.count(("info", BACK)) == 1
     assert 1 <= looked <= LOOKS_A_SECOND * AWAY_SECONDS
     assert 1 <= len(lines.written) <= 24
+
+
+def test_write_to_a_connection_that_the_broker_just_closed_is_a_broken_connection_on_the_services_loop(
+    infrastructure: Infrastructure,
+) -> None:
+    """Not a RuntimeError: by that the consumer's tasks end, and it stands still for good."""
+    host, _, port = infrastructure.kafka.split(",")[0].rpartition(":")
+
+    async def write() -> int:
+        assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+        connection = await create_conn(host, int(port))
+        connection._read_task.cancel()
+        connection._reader.feed_data(b"a part of an answer")
+        connection._writer.transport.abort()
+        await connection._closed_fut
+        assert connection.connected()
+        with pytest.raises(KafkaConnectionError):
+            await connection.send(MetadataRequest([]))
+        return 0
+
+    assert run_process(write()) == 0
+
+
+async def test_consumer_whose_client_stands_still_ends_its_process(
+    database: Database, infrastructure: Infrastructure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnout_common.read_marks.ANSWER_SECONDS", 0.5)
+    async with start_probe(database, infrastructure, f"still.{new_id().hex[-12:]}.") as probe:
+        await publish(probe.kafka, probe.topic, first := consent())
+        await until(lambda: has(probe, first.item_id), "a record")
+        probe.consumer.marks._stall_seconds = 1.0
+        client = probe.consumer._subscriber.consumer._client
+        client._sync_task.cancel()
+        client.force_metadata_update()
+
+        with pytest.raises(Stalled, match="but not this consumer"):
+            await asyncio.wait_for(probe.running, 20)
 
 
 async def test_client_that_finds_kafka_and_no_leader_asks_again_at_a_measured_pace(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any, cast
 
 import asyncpg
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaConnectionError
 from pydantic import SecretStr
 
 from tests.infrastructure import Database, Infrastructure
@@ -20,10 +23,11 @@ from turnout_common.read_marks import ReadMarks, Stalled
 
 
 class StandingConsumer:
-    """A consumer whose partitions hold `waiting` records that nobody reads."""
+    """A consumer whose partitions hold `waiting` records that nobody reads; of its group since `generation`."""
 
-    def __init__(self, waiting: dict[int, int]) -> None:
+    def __init__(self, waiting: dict[int, int], generation: int = 1) -> None:
         self.waiting = waiting
+        self._coordinator = SimpleNamespace(generation=generation)
 
     def assignment(self) -> set[TopicPartition]:
         return {TopicPartition("in", partition) for partition in self.waiting}
@@ -39,6 +43,13 @@ class StandingConsumer:
 
     async def committed(self, _: TopicPartition) -> None:
         return None
+
+
+class UnansweredConsumer(StandingConsumer):
+    """A consumer whose client asks in vain."""
+
+    async def end_offsets(self, partitions: set[TopicPartition]) -> dict[TopicPartition, int]:
+        raise TimeoutError(f"no answer for {len(partitions)}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,6 +90,41 @@ async def test_consumer_that_waits_for_postgres_goes_on_waiting(
 
     with pytest.raises(OSError, match="onnect"):
         await marks._tick()
+
+
+@pytest.mark.parametrize(
+    ("consumer", "words"),
+    [
+        (UnansweredConsumer({0: 7}), "but not this consumer"),
+        (StandingConsumer({}, generation=-1), "not taken this consumer into its group"),
+    ],
+)
+async def test_consumer_that_kafka_does_not_answer_ends_its_process_if_kafka_answers_others(
+    pool: asyncpg.Pool,
+    database: Database,
+    infrastructure: Infrastructure,
+    consumer: StandingConsumer,
+    words: str,
+) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    waits = marks_of(consumer, pool, database, infrastructure, kafka_bootstrap=away)
+    marks = marks_of(consumer, pool, database, infrastructure)
+
+    with pytest.raises(KafkaConnectionError):
+        await waits._tick()
+    with pytest.raises(Stalled, match=words):
+        await marks._tick()
+
+
+async def test_spare_replica_is_ready_and_goes_on_waiting(
+    pool: asyncpg.Pool, database: Database, infrastructure: Infrastructure
+) -> None:
+    marks = marks_of(StandingConsumer({}), pool, database, infrastructure)
+    marks.polled_at -= 100
+
+    await marks._tick()
+
+    assert monotonic() - marks.polled_at < 100
 
 
 async def test_lag_of_a_partition_that_another_replica_took_is_shown_no_more(

@@ -78,6 +78,12 @@ def subscribe(broker: KafkaBroker, topic: str, group: str, replica: str | None) 
     )
 
 
+def is_member(consumer: AIOKafkaConsumer) -> bool:
+    """Whether its group has ever taken this consumer in, be it without a partition."""
+    coordinator = consumer._coordinator
+    return coordinator is not None and bool(coordinator.generation >= 0)
+
+
 async def parse_raw(records: tuple[ConsumerRecord[bytes, bytes], ...], original: Parser) -> KafkaMessage:
     """The framework's message around the raw records; their headers are hidden from it, since it decodes them."""
     message = await original(tuple(dataclasses.replace(record, headers=()) for record in records))

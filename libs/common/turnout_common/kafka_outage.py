@@ -2,6 +2,10 @@
 
 aiokafka looks again at once when a look for the cluster fails and it knows no leader, which is what a broker that stops
 tells last: thousands of lines and a whole core a second. Here two looks of a client are at least `LOOK_SECONDS` apart.
+
+On uvloop a write to a connection that the broker has just closed is a RuntimeError, where asyncio drops it. aiokafka
+knows none (aio-libs/aiokafka#1038): its task that joins the group ends by it, or the one that looks for the cluster, and
+the consumer stands still for good. Here such a connection is broken, as any other that the broker closed.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any
 
 import structlog
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 
 log = structlog.get_logger()
 #: As long as aiokafka waits elsewhere: a client that waits longer would be back later than it was.
@@ -61,3 +66,14 @@ def pace(client: AIOKafkaClient, outage: Outage | None = None) -> None:
         return found
 
     client._metadata_update = paced  # type: ignore[method-assign]
+
+
+def _send(connection: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:
+    writer = connection._writer
+    if writer is not None and writer.is_closing():
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+    return _send_as_aiokafka_does(connection, request, expect_response)
+
+
+_send_as_aiokafka_does: Callable[[AIOKafkaConnection, Any, bool], Any] = AIOKafkaConnection.send
+AIOKafkaConnection.send = _send  # type: ignore[method-assign]

@@ -15,15 +15,18 @@ from typing import Any
 import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from turnout_common import metrics
 from turnout_common.clock import Clock, SystemClock
+from turnout_common.kafka import is_member
 from turnout_common.postgres import DRIVER_FAULTS, Connection, connect, load_queries
 from turnout_common.settings import ServiceSettings
 
 log = structlog.get_logger()
 TICK_SECONDS = 2.0
+ANSWER_SECONDS = 10.0
 
 
 class Stalled(RuntimeError):
@@ -47,6 +50,7 @@ class ReadMarks:
         self._pool = pool
         self._stall_seconds = settings.stall_exit_seconds
         self._dsn = settings.postgres_dsn
+        self._bootstrap = settings.kafka_bootstrap
         self._consumer = consumer
         self._clock = clock or SystemClock()
         self._next: dict[TopicPartition, int] = {}
@@ -90,15 +94,23 @@ class ReadMarks:
 
     async def _tick(self) -> None:
         consumer = self._consumer()
-        if consumer is None or not (assigned := consumer.assignment()):
+        if consumer is None:
             self._moved_at = monotonic()
+            return
+        if not (assigned := consumer.assignment()):
             self._show_lag({})
+            await self._without_partitions(consumer)
             return
         now = self._clock.now()
         self._partitions = len(consumer.partitions_for_topic(next(iter(assigned)).topic) or ())
-        async with asyncio.timeout(10):
-            ends: dict[TopicPartition, int] = await consumer.end_offsets(assigned)
-            behind = {tp: await self._behind(consumer, tp, end) for tp, end in ends.items()}
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                ends: dict[TopicPartition, int] = await consumer.end_offsets(assigned)
+                behind = {tp: await self._behind(consumer, tp, end) for tp, end in ends.items()}
+        except (KafkaError, TimeoutError) as error:
+            await self._ask_kafka()
+            self._end_if_still(f"Kafka answers, but not this consumer ({error!r})")
+            return
         self.polled_at = monotonic()
         self._show_lag({tp.partition: lag for tp, lag in behind.items()})
         idle = [tp.partition for tp, lag in behind.items() if lag == 0]
@@ -106,11 +118,24 @@ class ReadMarks:
             await self._pool.execute(self._sql, self._topic, idle, [now] * len(idle), self._partitions)
         if self.lag == 0:
             self._moved_at = monotonic()
-        elif monotonic() - self._moved_at > self._stall_seconds:
+        elif self._still():
             await self._ask_postgres()
-            raise Stalled(
-                f"{self._topic}: {self.lag} records wait and none was applied for {self._stall_seconds:.0f} s"
-            )
+            self._end_if_still(f"{self.lag} records wait and none was applied")
+
+    async def _without_partitions(self, consumer: AIOKafkaConsumer) -> None:
+        """A member of the group may have none since others have all of them; who is no member waits to become one."""
+        if is_member(consumer):
+            self._moved_at = self.polled_at = monotonic()
+            return
+        await self._ask_kafka()
+        self._end_if_still("Kafka answers, but has not taken this consumer into its group")
+
+    def _still(self) -> bool:
+        return monotonic() - self._moved_at > self._stall_seconds
+
+    def _end_if_still(self, words: str) -> None:
+        if self._still():
+            raise Stalled(f"{self._topic}: {words} for {self._stall_seconds:.0f} s")
 
     def _show_lag(self, behind: dict[int, int]) -> None:
         """A partition that another replica took is its lag to show, not ours."""
@@ -125,6 +150,15 @@ class ReadMarks:
         """On a connection of its own: the pool's may all be held by what stands still. Raises what `connect` does."""
         connection = await connect(self._dsn.get_secret_value(), "turnout-stall-check")
         await connection.close(timeout=2)
+
+    async def _ask_kafka(self) -> None:
+        """On a connection of its own: the consumer's client may be what stands still. Raises KafkaError, TimeoutError."""
+        client = AIOKafkaClient(bootstrap_servers=self._bootstrap.split(","), client_id="turnout-stall-check")
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await client.bootstrap()
+        finally:
+            await client.close()
 
     async def _behind(self, consumer: Any, partition: TopicPartition, end: int) -> int:
         position = self._next.get(partition, 0)
