@@ -23,11 +23,14 @@ from turnout_common.read_marks import ReadMarks, Stalled
 
 
 class StandingConsumer:
-    """A consumer whose partitions hold `waiting` records that nobody reads; of its group since `generation`."""
+    """A consumer whose partitions hold `waiting` records that nobody reads; in its group since `generation`."""
 
-    def __init__(self, waiting: dict[int, int], generation: int = 1) -> None:
+    def __init__(self, waiting: dict[int, int], *, generation: int = 1, left: bool = False) -> None:
         self.waiting = waiting
-        self._coordinator = SimpleNamespace(generation=generation)
+        self.read: dict[int, int] = {}
+        self.asked = 0
+        taking_part = SimpleNamespace(done=lambda: left)
+        self._coordinator = SimpleNamespace(generation=generation, _coordination_task=taking_part)
 
     def assignment(self) -> set[TopicPartition]:
         return {TopicPartition("in", partition) for partition in self.waiting}
@@ -41,8 +44,9 @@ class StandingConsumer:
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(partitions, 0)
 
-    async def committed(self, _: TopicPartition) -> None:
-        return None
+    async def committed(self, partition: TopicPartition) -> int | None:
+        self.asked += 1
+        return self.read.get(partition.partition)
 
 
 class UnansweredConsumer(StandingConsumer):
@@ -97,6 +101,7 @@ async def test_consumer_that_waits_for_postgres_goes_on_waiting(
     [
         (UnansweredConsumer({0: 7}), "but not this consumer"),
         (StandingConsumer({}, generation=-1), "not taken this consumer into its group"),
+        (StandingConsumer({}, left=True), "not taken this consumer into its group"),
     ],
 )
 async def test_consumer_that_kafka_does_not_answer_ends_its_process_if_kafka_answers_others(
@@ -114,6 +119,19 @@ async def test_consumer_that_kafka_does_not_answer_ends_its_process_if_kafka_ans
         await waits._tick()
     with pytest.raises(Stalled, match=words):
         await marks._tick()
+
+
+async def test_idle_partition_is_asked_for_once_and_not_at_each_tick(
+    pool: asyncpg.Pool, database: Database, infrastructure: Infrastructure
+) -> None:
+    consumer = StandingConsumer({0: 7, 1: 9})
+    consumer.read = dict(consumer.waiting)
+    marks = marks_of(consumer, pool, database, infrastructure)
+
+    await marks._tick()
+    await marks._tick()
+
+    assert (marks.lag, consumer.asked) == (0, 2)
 
 
 async def test_spare_replica_is_ready_and_goes_on_waiting(

@@ -79,9 +79,11 @@ def subscribe(broker: KafkaBroker, topic: str, group: str, replica: str | None) 
 
 
 def is_member(consumer: AIOKafkaConsumer) -> bool:
-    """Whether its group has ever taken this consumer in, be it without a partition."""
+    """Whether its group has taken this consumer in, be it without a partition, and it still takes part in it."""
     coordinator = consumer._coordinator
-    return coordinator is not None and bool(coordinator.generation >= 0)
+    if coordinator is None or coordinator._coordination_task.done():
+        return False
+    return bool(coordinator.generation >= 0)
 
 
 async def parse_raw(records: tuple[ConsumerRecord[bytes, bytes], ...], original: Parser) -> KafkaMessage:

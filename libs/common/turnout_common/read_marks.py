@@ -153,7 +153,11 @@ class ReadMarks:
 
     async def _ask_kafka(self) -> None:
         """On a connection of its own: the consumer's client may be what stands still. Raises KafkaError, TimeoutError."""
-        client = AIOKafkaClient(bootstrap_servers=self._bootstrap.split(","), client_id="turnout-stall-check")
+        client = AIOKafkaClient(
+            bootstrap_servers=self._bootstrap.split(","),
+            client_id="turnout-stall-check",
+            request_timeout_ms=4_000,  # twice within our own limit, after which a connection would be left open
+        )
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await client.bootstrap()
@@ -167,4 +171,7 @@ class ReadMarks:
             # the recovery check brings it back, but only once the partition counts as read.
             starts = await consumer.beginning_offsets([partition])
             position = max(position, await consumer.committed(partition) or 0, starts[partition])
+            self._next[partition] = (
+                position  # who holds many idle partitions need not ask for each at each tick
+            )
         return max(end - position, 0)
