@@ -171,7 +171,6 @@ class ReadMarks:
             # the recovery check brings it back, but only once the partition counts as read.
             starts = await consumer.beginning_offsets([partition])
             position = max(position, await consumer.committed(partition) or 0, starts[partition])
-            self._next[partition] = (
-                position  # who holds many idle partitions need not ask for each at each tick
-            )
+            # Who holds many idle partitions need not ask for each of them at each tick.
+            self._next[partition] = position
         return max(end - position, 0)
